@@ -35,7 +35,7 @@ class Image:
     """An image that is here whole.
 
     `id` is the config digest (`sha256:…`): the one string that PullImage answers, Image.id lists and containers name
-    (kubelet-cri.md 5.1). `size` is the bytes of its compressed blobs in the content store, config and manifest included.
+    (kubelet-cri.md 5.1). `size` is the bytes of its blobs in the content store, config and manifest included.
     """
 
     id: str

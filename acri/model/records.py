@@ -119,7 +119,7 @@ def from_plain(cls: type[T], plain: Mapping[str, Any]) -> T:
 
 
 @functools.cache
-def _defaults(cls: type) -> tuple[tuple[str, Any], ...]:
+def _defaults(cls: Any) -> tuple[tuple[str, Any], ...]:
     def default(spec: dataclasses.Field[Any]) -> Any:
         return spec.default_factory() if spec.default_factory is not dataclasses.MISSING else spec.default
 
@@ -127,7 +127,7 @@ def _defaults(cls: type) -> tuple[tuple[str, Any], ...]:
 
 
 @functools.cache
-def _readers(cls: type) -> dict[str, Callable[[Any], Any]]:
+def _readers(cls: Any) -> dict[str, Callable[[Any], Any]]:
     hints = typing.get_type_hints(cls)
     return {spec.name: _reader(hints[spec.name]) for spec in dataclasses.fields(cls)}
 
