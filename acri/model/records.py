@@ -20,7 +20,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from acri import errors
 from acri.model.container import Container
@@ -98,7 +98,7 @@ def to_plain(value: Any) -> Any:
     """A dataclass as JSON-ready dicts and lists; fields that equal their default are left out."""
     if dataclasses.is_dataclass(value):
         plain = {}
-        for name, default in _defaults(type(value)):
+        for name, default in _defaults(cast(Any, type(value))):
             item = getattr(value, name)
             if item != default:
                 plain[name] = to_plain(item)
@@ -114,7 +114,7 @@ def to_plain(value: Any) -> Any:
 
 def from_plain(cls: type[T], plain: Mapping[str, Any]) -> T:
     """Inverse of `to_plain` for the dataclass `cls`; unknown keys are ignored."""
-    readers = _readers(cls)
+    readers = _readers(cast(Any, cls))
     return cls(**{name: readers[name](item) for name, item in plain.items() if name in readers})
 
 
