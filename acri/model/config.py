@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CRI's configuration messages as frozen values.
 
-One class per message of `runtime.v1`, same field names, so that `api.convert` (wire) and `model.records` (JSON) both
+One class per message of `runtime.v1`, the same field names (in snake case), so that `api.convert` (wire) and `model.records` (JSON) both
 translate generically. A message field that CRI leaves unset is None, never a default instance: the kubelet gives
 meaning to presence. Enums carry CRI's numbers.
 
@@ -215,8 +215,8 @@ class Mount:
     readonly: bool = False
     selinux_relabel: bool = False
     propagation: MountPropagation = MountPropagation.PRIVATE
-    uidMappings: tuple[IDMapping, ...] = ()
-    gidMappings: tuple[IDMapping, ...] = ()
+    uid_mappings: tuple[IDMapping, ...] = ()
+    gid_mappings: tuple[IDMapping, ...] = ()
     recursive_read_only: bool = False
     image: ImageSpec | None = None
     image_sub_path: str = ""
@@ -291,5 +291,5 @@ class ContainerConfig:
     stdin_once: bool = False
     tty: bool = False
     linux: LinuxContainerConfig | None = None
-    CDI_devices: tuple[CDIDevice, ...] = ()
+    cdi_devices: tuple[CDIDevice, ...] = ()
     stop_signal: int = 0
