@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """CRI's configuration messages as frozen values.
 
-One class per message of `runtime.v1`, the same field names (in snake case), so that `api.convert` (wire) and `model.records` (JSON) both
-translate generically. A message field that CRI leaves unset is None, never a default instance: the kubelet gives
-meaning to presence. Enums carry CRI's numbers.
+One class per message of `runtime.v1` with the same field names in snake case, so that `api.convert` (wire) and
+`model.records` (JSON) both translate generically. A message field that CRI leaves unset is None, never a default
+instance: the kubelet gives meaning to presence. Enums carry CRI's numbers.
 
 Environment values are bytes on the wire since cri-api 0.36. A runtime spec is JSON and cannot hold anything but text,
 so they are text here and `api.convert` refuses what is not UTF-8.

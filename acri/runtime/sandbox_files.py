@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files that a pod's containers share: /etc/hostname, /etc/hosts and /etc/resolv.conf.
+
+A kubelet mounts its own /etc/hosts over ours; for everybody else ours has to be a working one. Content is made by pure
+functions; `write` runs in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from acri import errors
+from acri.model.config import DNSConfig
+from acri.model.sandbox import Sandbox
+from acri.runtime.paths import SandboxPaths
+
+__all__ = ["hostname_of", "hosts_content", "make", "resolv_conf_content", "write_hosts"]
+
+MAX_HOSTNAME = 64
+"""HOST_NAME_MAX: what sethostname(2) takes."""
+
+_LOCALHOST = """\
+127.0.0.1\tlocalhost
+::1\tlocalhost ip6-localhost ip6-loopback
+fe00::0\tip6-localnet
+fe00::0\tip6-mcastprefix
+fe00::1\tip6-allnodes
+fe00::2\tip6-allrouters
+"""
+
+
+def hostname_of(sandbox: Sandbox) -> str:
+    """The pod's host name: the node's where the kubelet sends none (host network) or nobody set one.
+
+    Raises:
+        errors.InvalidArgument: longer than the kernel allows.
+    """
+    hostname = sandbox.config.hostname or socket.gethostname()
+    if len(hostname.encode()) > MAX_HOSTNAME:
+        raise errors.InvalidArgument(f"hostname {hostname!r} has more than {MAX_HOSTNAME} bytes")
+    return hostname
+
+
+def hosts_content(hostname: str, ips: tuple[str, ...]) -> str:
+    """/etc/hosts of a pod with a network of its own."""
+    return _LOCALHOST + "".join(f"{ip}\t{hostname}\n" for ip in ips)
+
+
+def resolv_conf_content(dns: DNSConfig) -> str:
+    """/etc/resolv.conf from the pod's DNS configuration; an empty configuration makes an empty file.
+
+    Raises:
+        errors.InvalidArgument: a value that would break out of its line.
+    """
+    for value in (*dns.servers, *dns.searches, *dns.options):
+        if "\n" in value or "\0" in value:
+            raise errors.InvalidArgument(f"dns_config: {value!r} has a line break in it")
+    lines = [f"search {' '.join(dns.searches)}"] if dns.searches else []
+    lines += [f"nameserver {server}" for server in dns.servers]
+    lines += [f"options {' '.join(dns.options)}"] if dns.options else []
+    return "".join(f"{line}\n" for line in lines)
+
+
+def make(sandbox: Sandbox, paths: SandboxPaths) -> None:
+    """Make the sandbox's directories and the files that do not depend on its address. Blocks."""
+    os.makedirs(paths.root, mode=0o755, exist_ok=True)
+    os.makedirs(paths.state, mode=0o711, exist_ok=True)
+    _write(paths.hostname, hostname_of(sandbox) + "\n")
+    dns = sandbox.config.dns_config
+    _write(paths.resolv_conf, _host_file("/etc/resolv.conf") if dns is None else resolv_conf_content(dns))
+    if sandbox.host_network:
+        _write(paths.hosts, _host_file("/etc/hosts"))
+
+
+def write_hosts(sandbox: Sandbox, paths: SandboxPaths) -> None:
+    """Write /etc/hosts of a pod with a network of its own, once its addresses are known. Blocks."""
+    _write(paths.hosts, hosts_content(hostname_of(sandbox), sandbox.ips))
+
+
+def _host_file(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _write(path: str, content: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(content)
