@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every operation works with: this node's settings, peers, threads and stores, in one place.
+
+`Live` is the part of a container that is not in its record: open logs, the event that it has exited. It is made anew
+after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from acri.aio.operation import Operations
+from acri.aio.process import Processes
+from acri.aio.tasks import TaskOwner
+from acri.aio.threads import Threads
+from acri.cni.network import Networks
+from acri.config import Settings
+from acri.containerd.client import Containerd
+from acri.containerd.types import Mount
+from acri.host.facts import HostFacts
+from acri.host.kernel import Kernel
+from acri.images.service import ImageService
+from acri.logs.pump import ContainerLog
+from acri.model.container import Container
+from acri.model.sandbox import Sandbox
+from acri.runtime.handlers import Handlers
+from acri.runtime.image_users import ImageUsers
+from acri.runtime.paths import Paths
+from acri.store import Entry, Store
+
+__all__ = ["Live", "Node", "now_ns"]
+
+
+def now_ns() -> int:
+    """CRI time: nanoseconds since the epoch."""
+    return time.time_ns()
+
+
+@dataclass(slots=True)
+class Live:
+    """What a container has besides its record, while acri runs."""
+
+    log: ContainerLog | None = None
+    exited: asyncio.Event = field(default_factory=asyncio.Event)
+    rootfs: tuple[Mount, ...] = ()
+    """What `Snapshots.Prepare` answered; empty after a restart of acri: ask again."""
+    process: bytes = b""
+    """The spec's `process` as JSON, kept from the first exec on."""
+    oom_killed: bool = False
+    stop_signal_sent: bool = False
+    kill_at: float = float("inf")
+    """When StopContainer loses its patience, on `time.monotonic()`'s clock; a later, shorter request moves it."""
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    """Wakes StopContainer: `kill_at` was moved, or the container has exited."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Node:
+    settings: Settings
+    paths: Paths
+    containerd: Containerd
+    kernel: Kernel
+    facts: HostFacts
+    threads: Threads
+    processes: Processes
+    tasks: TaskOwner
+    operations: Operations
+    networks: Networks
+    images: ImageService
+    image_users: ImageUsers
+    handlers: Handlers
+    cgroup_driver: str
+    default_cgroup_parent: str
+    sandboxes: Store[Sandbox]
+    containers: Store[Container]
+    live: dict[str, Live] = field(default_factory=dict)
+
+    def containers_of(self, sandbox_id: str) -> list[Entry[Container]]:
+        """Entries of all containers of a pod sandbox, oldest first."""
+        return [entry for entry in self.containers if entry.value.sandbox_id == sandbox_id]
+
+    def live_of(self, container_id: str) -> Live:
+        """The container's companion, made when first asked for."""
+        return self.live.setdefault(container_id, Live())

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""StopPodSandbox: end the pod's processes and give back its network.
+
+    ready ──▶ stopped (recorded first) ──▶ containers killed ──▶ holder ──▶ cni del ──▶ namespaces ──▶ shm
+                 ▲                                                                              │
+                 └── called again: whatever is left of this is done, nothing is done twice ─────┘
+
+Recorded first, so that no container is made or started behind our back. Every call goes the whole way, also for a
+sandbox that is NOTREADY: a step that failed last time is tried again (the kubelet repeats StopPodSandbox).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import structlog
+
+from acri.aio.operation import Operation
+from acri.aio.threads import Kind
+from acri.model.container import ContainerState, Exit
+from acri.model.sandbox import Phase, Sandbox
+from acri.runtime import persist, sandbox_files
+from acri.runtime.container_stop import kill_container
+from acri.runtime.node import Node, now_ns
+from acri.runtime.sandbox_namespaces import remove_namespaces, stop_holder
+from acri.runtime.sandbox_network import detach
+from acri.store import Entry
+
+__all__ = ["stop_pod_sandbox", "tear_down"]
+
+log = structlog.get_logger(__name__)
+
+NEVER_STARTED_CODE = 137
+
+
+async def stop_pod_sandbox(node: Node, sandbox_id: str) -> None:
+    """Stop a pod sandbox; one that does not exist or is stopped already is fine (runtime.v1: idempotent)."""
+    entry = node.sandboxes.find(sandbox_id)
+    if entry is None:
+        return
+    await node.operations.join(("StopPodSandbox", entry.value.id), lambda op: _stop(node, op, entry))
+
+
+async def _stop(node: Node, op: Operation, entry: Entry[Sandbox]) -> None:
+    was_ready = entry.value.phase is Phase.READY
+    if was_ready:
+        await op.step("stopped record", lambda: persist.save(node, replace(entry.value, phase=Phase.STOPPED)))
+    await op.step("containers", lambda: _end_containers(node, entry.value.id))
+    await tear_down(node, op, entry.value)
+    # Addresses stay in the record: the kubelet reads them after the stop.
+    if entry.value.network_attached or entry.value.holder:
+        await op.step("record", lambda: persist.save(node, replace(entry.value, network_attached=False, holder=None)))
+    if was_ready:
+        log.info("pod sandbox stopped", sandbox_id=entry.value.id, pod=entry.value.metadata.name)
+
+
+async def tear_down(node: Node, op: Operation, sandbox: Sandbox) -> None:
+    """Give back what a sandbox holds on this host besides its record and its files."""
+    if sandbox.holder is not None:
+        await op.step("holder", lambda: stop_holder(node, sandbox))
+    if sandbox.network_attached:
+        await op.step("cni del", lambda: detach(node, sandbox))
+    await op.step("namespaces", lambda: remove_namespaces(node, sandbox))
+    paths = node.paths.sandbox(sandbox.id)
+    await op.step("shm", lambda: node.threads.run(Kind.FILE, sandbox_files.unmount_shm, paths, node.kernel))
+
+
+async def _end_containers(node: Node, sandbox_id: str) -> None:
+    entries = node.containers_of(sandbox_id)
+    results = await asyncio.gather(*(_end_container(node, entry) for entry in entries), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _end_container(node: Node, entry: Entry) -> None:  # type: ignore[type-arg]
+    await kill_container(node, entry.value.id)
+    async with entry.lock:
+        if entry.value.state is ContainerState.CREATED:
+            message = "the pod sandbox was stopped before the container was started"
+            end = Exit(NEVER_STARTED_CODE, now_ns(), "SandboxStopped", message)
+            await persist.save(node, replace(entry.value, exit=end))
