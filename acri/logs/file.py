@@ -17,13 +17,14 @@ import os
 import stat
 
 from acri import errors
-from acri.logs.format import LogFormatError, parse_line
+from acri.logs.format import LogFormatError, Pieces, parse_line
 
 __all__ = ["LogFile", "open_error"]
 
 _MODE = 0o640
 # More than a record can have (piece, time, stream, tag), so that the last line of our own file is always found whole.
 _LOOK_BACK = 64 * 1024
+_MOST_PIECES = os.sysconf("SC_IOV_MAX")
 
 
 class LogFile:
@@ -90,14 +91,18 @@ class LogFile:
     def size(self) -> int:
         return os.fstat(self._fd).st_size
 
-    def append(self, data: bytes, start: int = 0) -> None:
-        """Append `data[start:]` with one write, or more where the kernel takes less.
+    def append(self, pieces: Pieces, start: int = 0) -> None:
+        """Append the joined `pieces`, from the byte `start` on: one write, or more where the kernel takes less.
 
         Raises OSError; then the file holds a prefix of it that ends with a whole record (or nothing).
         """
         floor = self.size()
-        view = memoryview(data)[start:]
         try:
+            if start == 0 and len(pieces) <= _MOST_PIECES:
+                start = os.writev(self._fd, pieces)
+                if start == sum(map(len, pieces)):
+                    return
+            view = memoryview(b"".join(pieces))[start:]
             while view:
                 written = os.write(self._fd, view)
                 if written == 0:

@@ -30,6 +30,7 @@ __all__ = [
     "MAX_PIECE",
     "STREAMS",
     "LogFormatError",
+    "Pieces",
     "Record",
     "Stream",
     "Tail",
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 Stream = Literal["stdout", "stderr"]
+Pieces = list[bytes | memoryview]
 STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 # The customary piece (containerd max_container_log_line_size); critest and node e2e compare with it.
@@ -87,17 +89,18 @@ def format_time(time_ns: int) -> bytes:
 
 def format_block(
     stream: Stream, time_ns: int, data: bytes, tail: Tail = EMPTY_TAIL, limit: int = MAX_PIECE
-) -> tuple[bytes, Tail]:
+) -> tuple[Pieces, Tail]:
     """The records for `data`, which follows what `tail` holds; and the tail for the next block.
 
-    The result is empty or ends with a newline. It depends on the arguments alone: a block that was only half written
-    can be made again, byte for byte, from the same input.
+    The records come in pieces for `writev` (joining them would cost as much as making them); together they are empty
+    or end with a newline. They depend on the arguments alone: a block that was only half written can be made again,
+    byte for byte, from the same input.
     """
     if tail.rest:
         data = tail.rest + data
     start = b"%s %s " % (format_time(time_ns), stream.encode())
     full, partial = start + b"F ", start + b"P "
-    parts: list[bytes] = []
+    pieces: Pieces = []
     opened = tail.open
     run = position = 0  # data[run:position] are whole lines, none of them longer than `limit`
     size = len(data)
@@ -108,20 +111,24 @@ def format_block(
             continue
         if size - position <= limit:
             break
-        _put_lines(parts, full, data, run, position)
-        parts += (partial, data[position : position + limit], _NEWLINE)
+        if position > run:
+            pieces += (full, _prefixed(data[run : position - 1], full), _NEWLINE)
+        pieces += (partial, data[position : position + limit], _NEWLINE)
         opened = True
         position += limit
         run = position
+    rest = data[position:]
     if position > run:
-        _put_lines(parts, full, data, run, position)
+        # What follows the last newline has nothing to replace: take it along and look past it (and past the prefix
+        # that the last newline got), which spares the usual block a copy.
+        lines = _prefixed(data[run:], full)
+        pieces += (full, memoryview(lines)[: len(lines) - len(full) - len(rest)])
         opened = False
-    return b"".join(parts), Tail(data[position:], opened)
+    return pieces, Tail(rest, opened)
 
 
-def _put_lines(parts: list[bytes], prefix: bytes, data: bytes, start: int, end: int) -> None:
-    if end > start:
-        parts += (prefix, data[start : end - 1].replace(_NEWLINE, _NEWLINE + prefix), _NEWLINE)
+def _prefixed(data: bytes, prefix: bytes) -> bytes:
+    return data.replace(_NEWLINE, _NEWLINE + prefix)
 
 
 def format_tail(stream: Stream, time_ns: int, tail: Tail) -> bytes:
