@@ -8,7 +8,7 @@ References:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
     "arguments",
     "build",
     "environment",
+    "exec_process",
     "oom_score_adj",
     "working_dir",
 ]
@@ -166,6 +167,23 @@ def working_dir(config: ContainerConfig, image: ImageConfig) -> str:
     if _PROC_SELF.match(cwd):
         raise errors.InvalidArgument(f"working directory {cwd!r} reaches into a process")
     return cwd
+
+
+def exec_process(process: dict[str, Any], command: Sequence[str], *, terminal: bool) -> dict[str, Any]:
+    """The process of an exec: the container's own `process` with another command.
+
+    So it has the container's user, groups, capabilities and labels, never more. `process` is not changed.
+
+    Raises:
+        InvalidArgument: no command, or a NUL byte in it.
+    """
+    if not command:
+        raise errors.InvalidArgument("no command specified")
+    _no_nul(command, "command")
+    env = list(process.get("env", ()))
+    if terminal and not any(entry.startswith("TERM=") for entry in env):
+        env.append("TERM=xterm")
+    return {**process, "args": list(command), "env": env, "terminal": terminal}
 
 
 def oom_score_adj(wanted: int, minimum: int) -> OOMScore:

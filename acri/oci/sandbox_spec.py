@@ -13,13 +13,14 @@ from typing import Any
 from acri.model.config import NamespaceMode
 from acri.model.sandbox import Sandbox
 from acri.oci import spec_annotations
+from acri.oci.cgroup_path import cgroups_path
 from acri.oci.version import OCI_VERSION
 
-__all__ = ["build"]
+__all__ = ["sandbox_spec"]
 
 
-def build(sandbox: Sandbox, cgroups_path: str, patterns: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A JSON-ready runtime spec. `cgroups_path` as in `cgroup_path.cgroups_path`; `patterns` of the runtime handler."""
+def sandbox_spec(sandbox: Sandbox, patterns: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A JSON-ready runtime spec. `patterns`: the pod annotations that the runtime handler lets through."""
     pins = sandbox.namespaces
     options = sandbox.namespace_options
     kinds = [
@@ -34,7 +35,7 @@ def build(sandbox: Sandbox, cgroups_path: str, patterns: tuple[str, ...] = ()) -
         "root": {"path": "rootfs", "readonly": True},
         "annotations": spec_annotations.for_sandbox(sandbox, patterns),
         "linux": {
-            "cgroupsPath": cgroups_path,
+            "cgroupsPath": cgroups_path(sandbox.cgroup_parent, sandbox.id),
             "namespaces": [
                 {"type": kind, "path": path} for kind, path, mode in kinds if path and mode != NamespaceMode.NODE
             ],
