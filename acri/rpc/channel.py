@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gRPC client: one connection to one unix socket, typed errors, deadlines, retry of what is safe.
 
-    idle ──first call──▶ connected ──EOF, GOAWAY, close()──▶ idle … connects anew at the next call
-                             └─ stream ids nearly used up ─▶ retired: its calls end on it, new calls on a new one
+    idle ──first call──▶ connected ──EOF, close()──▶ idle … connects anew at the next call
+                             └─ GOAWAY, stream ids nearly used up ─▶ retired: its calls end on it, new ones elsewhere
 
     a call:  connecting ─▶ waiting for a free stream ─▶ sent ─▶ answered
                    │                 │                    └─ broken ─▶ OutcomeUnknown: re-read before repeating

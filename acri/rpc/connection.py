@@ -3,14 +3,17 @@
 
     Protocol (asyncio) ──bytes──▶ Connection (h2) ──events──▶ Processor ──▶ Stream ◀── a call
 
-    connected ──GOAWAY, EOF, protocol error, close()──▶ closed: every stream is told why, once
+    connected ──GOAWAY NO_ERROR──▶ going away ──last call ended──▶ closed
+        └──────EOF, any other GOAWAY, protocol error, close()────────▲   every stream is told why, once
 
 What grpclib 0.4.9 does and what is done instead (numbers: reference/python-anchors.md, table 2.2):
  2. An unknown frame type raised out of `data_received` and cost the connection; RFC 9113 §4.1 says ignore.
  6. h2's first SETTINGS allowed 100 streams, 65,535-byte windows, 16 KiB frames; the real values now go in that first
     frame, before `initiate_connection()`.
  7. A message of any announced length was buffered; `Stream.recv_data` refuses beyond `max_message`.
-Not in the table, found while reading:
+Not in the table, found while reading and testing:
+  · h2 fails on every frame after a GOAWAY, so a graceful end killed the calls that it meant to spare, and lost the
+    answers that came in the same read; here a GOAWAY is only an event;
   · an empty DATA frame in the middle of a message ended the read;
   · a non-ASCII byte in a header, or any error that is no h2 ProtocolError, escaped from `data_received`;
   · after `close()` the next flush of the same batch raised AttributeError (the transport is deleted);
@@ -39,7 +42,7 @@ from grpclib.utils import Wrapper
 from h2.config import H2Configuration
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
-from hyperframe.frame import GoAwayFrame
+from hyperframe.frame import Frame, GoAwayFrame
 
 from acri.rpc.unix import Peer, credentials
 
@@ -171,6 +174,15 @@ class Connection(protocol.Connection):
         self._transport.write(frame.serialize())
 
 
+def _receive_goaway(frame: GoAwayFrame) -> tuple[list[Frame], list[h2.events.Event]]:
+    """In place of h2's: the same event, but the connection's state stays open for the calls that still run."""
+    event = h2.events.ConnectionTerminated()
+    event.error_code = frame.error_code
+    event.last_stream_id = frame.last_stream_id
+    event.additional_data = frame.additional_data or None
+    return [], [event]
+
+
 class Processor(protocol.EventsProcessor):
     """grpclib's event dispatch that ignores what it does not know and says when a stream is released."""
 
@@ -203,6 +215,11 @@ class Processor(protocol.EventsProcessor):
         if event.flow_controlled_length:  # grpclib's buffer takes an empty frame for the end of the stream
             super().process_data_received(event)
 
+    def process_connection_terminated(self, event: h2.events.ConnectionTerminated) -> None:
+        if event.error_code:
+            detail = (event.additional_data or b"").decode("utf-8", "replace")
+            self.close(f"GOAWAY, error code {event.error_code} {detail}".rstrip())
+
     def close(self, reason: str = "Connection closed") -> None:
         for stream in list(self.streams.values()):
             stream.__terminated__(reason)  # before the handler's close(), which cancels only what this did not reach
@@ -231,6 +248,7 @@ class Protocol(protocol.H2Protocol):
         conn.local_settings = Settings(client=client, initial_values=limits.settings(client=client))
         conn.max_inbound_frame_size = limits.frame
         conn.decoder.max_header_list_size = limits.headers
+        conn._frame_dispatch_table[GoAwayFrame] = _receive_goaway
         conn.initiate_connection()
         if limits.window > _DEFAULT_WINDOW:
             conn.increment_flow_control_window(limits.window - _DEFAULT_WINDOW)

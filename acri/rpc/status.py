@@ -29,15 +29,11 @@ _CUT = " … (cut)"
 def wire_text(text: str) -> str:
     """`text` as it may travel: encodable as UTF-8 and no longer than MAX_TEXT once percent-encoded."""
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    if 3 * len(text.encode("utf-8")) <= MAX_TEXT:
+    if len(text) <= MAX_TEXT and _cost(text) <= MAX_TEXT:
         return text
     room, kept = MAX_TEXT - _cost(_CUT), 0
-    for kept, char in enumerate(text):  # noqa: B007
-        room -= _cost(char)
-        if room < 0:
-            break
-    else:
-        return text
+    while (room := room - _cost(text[kept])) >= 0:
+        kept += 1
     return text[:kept] + _CUT
 
 

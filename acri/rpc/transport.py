@@ -7,7 +7,7 @@ Repairs of grpclib's client (0.4.9), beside those of connection.py:
     came from elsewhere at the same moment through;
   · `close()` left callers hanging that waited for a free stream or for room to write (`Processor.close` wakes them);
   · stream ids used up (2³⁰ calls) was an error for ever: a new connection is made while the old one ends its calls;
-  · GOAWAY and REFUSED_STREAM did not say which calls were not run (`NotRun`);
+  · GOAWAY and REFUSED_STREAM did not say which calls were not run (`NotRun`), and GOAWAY ended the others too;
   · an answer that ends without trailers hung the caller;
   · the timer of a call that never connected was left running;
   · a cancelled call was reset with NO_ERROR instead of CANCEL.
@@ -115,11 +115,38 @@ class _Processor(connection.Processor):
             if isinstance(stream, _Stream) and last is not None and stream_id > last:
                 stream.not_run("the peer is going away")
         super().process_connection_terminated(event)
+        self.retire("the peer is going away")
+
+    def retire(self, reason: str) -> None:
+        """Take no new calls and close when the last one has ended. Calls that were not sent yet end now, as such."""
+        self.handler.close()  # how grpclib's channel learns that it has to connect anew
+        self.connection.terminate_unsent(reason)
+
+        def check() -> None:
+            if not self.streams:
+                self.on_release = None
+                self.close(reason)
+
+        self.on_release = check
+        check()
 
 
 class _Protocol(connection.Protocol):
     connection_class = _Connection
     processor_class = _Processor
+    processor: _Processor
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(grpclib.client.Handler(), transport._config, transport._h2_config, transport.limits)
+        self._live = transport.live
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._live.add(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._live.discard(self)
+        super().connection_lost(exc)
 
 
 class ClientCall(grpclib.client.Stream[Any, Any]):
@@ -215,8 +242,8 @@ class Transport(grpclib.client.Channel):
         )
         self._authority = "localhost"  # as grpc-go for unix sockets
         self._h2_config = connection.h2_configuration(client=True)
-        self._limits = Limits(window=window, headers=_HEADERS)
-        self._retired: set[_Protocol] = set()
+        self.limits = Limits(window=window, headers=_HEADERS)
+        self.live: set[_Protocol] = set()  # the current connection and those that only wait for their calls to end
         self._address = address
         self.closed = False
 
@@ -249,7 +276,7 @@ class Transport(grpclib.client.Channel):
         return call
 
     def _protocol_factory(self) -> _Protocol:
-        return _Protocol(grpclib.client.Handler(), self._config, self._h2_config, self._limits)
+        return _Protocol(self)
 
     async def _create_connection(self) -> _Protocol:
         sock = await unix.connect(self._address)
@@ -268,34 +295,14 @@ class Transport(grpclib.client.Channel):
             raise ConnectionAbortedError("the channel is closed")
         current = self._protocol
         if current is not None and current.connection.h2.highest_outbound_stream_id >= LAST_STREAM_ID:
-            self._retire(current)
+            current.processor.retire("stream ids used up")
         return await super().__connect__()
 
-    def _retire(self, proto: _Protocol) -> None:
-        """Take no new calls on `proto` and close it when its last one has ended."""
-        self._protocol = None
-        if not proto.processor.streams:
-            proto.processor.close("Stream ids used up")
-            return
-        self._retired.add(proto)
-
-        def check() -> None:
-            if not proto.processor.streams:
-                proto.processor.on_release = None
-                self._retired.discard(proto)
-                proto.processor.close("Stream ids used up")
-
-        proto.processor.on_release = check
-
     def reset(self) -> None:
-        """Break the connection and its calls; the next call connects anew."""
-        for proto in list(self._retired):
-            proto.processor.on_release = None
+        """Break every connection and its calls; the next call connects anew."""
+        for proto in list(self.live):
             proto.processor.close("Channel closed")
-        self._retired.clear()
-        if self._protocol is not None:
-            self._protocol.processor.close("Channel closed")
-            self._protocol = None
+        self._protocol = None
 
     def close(self) -> None:
         self.closed = True
