@@ -10,7 +10,7 @@ An attachment (sandbox id, interface name) goes through these states; what is on
 
 Rules (CNI spec 1.1.0, section 3, and what runtimes learnt since, user-needs.md A19–A25):
 
-* One thing at a time for one attachment, no lock across attachments: a hung plugin holds up its own pod only.
+* One thing at a time for one attachment, no lock across attachments (`turns`).
 * An operation outlives whoever waits for it. If the waiter leaves, ADD stops after the plugin at work and is undone;
   a teardown that comes meanwhile waits for that, so DEL never overtakes ADD.
 * DEL uses the configuration, arguments and result that ADD had, from the result cache; the current configuration only
@@ -18,7 +18,7 @@ Rules (CNI spec 1.1.0, section 3, and what runtimes learnt since, user-needs.md 
 * DEL runs in reverse and halts at the first failure, as the spec has it, while the sandbox's namespace lives and ADD
   was complete. Otherwise there is no order left to protect: it goes through the whole chain and frees what it can.
 * A failure to undo an ADD that never finished is logged, not raised, and its entry is kept: a sandbox that never had a
-  network must not become one that cannot be stopped. `collect` tries again.
+  network must not become one that cannot be stopped. `collect` tries once more and then gives up.
 
 Speed: an ADD costs its plugins plus two hops to a thread. A DEL's time is the kernel's (removing the veth pair waits
 for a grace period) and iptables' (a transaction each for the masquerade rule, its chain's rules and the chain). All of
@@ -29,9 +29,9 @@ plugin no longer learns which masquerade rules were the pod's and leaves them. C
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -47,6 +47,7 @@ from acri.cni.chain import Chain, Chains, living_netns
 from acri.cni.confdir import ConfDir, Loaded
 from acri.cni.plugin import Plugins, Run
 from acri.cni.result import Interface, Result
+from acri.cni.turns import Turns
 
 __all__ = ["NetworkResult", "NetworkStatus", "Networks", "RunInThread"]
 
@@ -95,12 +96,6 @@ class _Setup:
         self.result = result
 
 
-@dataclass(slots=True)
-class _Turn:
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
-
-
 class Networks:
     """The network of `conf_dir`, with the plugins of `bin_dirs`, and results cached below `cache_dir`.
 
@@ -133,9 +128,7 @@ class Networks:
         self._prefer = prefer
         self._owner = owner
         self._tasks = TaskOwner()
-        self._turns: dict[tuple[str, str], _Turn] = {}
-        self._open = asyncio.Event()
-        self._open.set()
+        self._turns = Turns()
         self._probe: asyncio.Task[NetworkStatus] | None = None
         self.last_status = NetworkStatus(False, NOT_READY, "the network configuration has not been read yet")
         """What `status` last said: for those who must not wait."""
@@ -202,16 +195,18 @@ class Networks:
         complaints: list[str] = []
         for entry in await self._in_thread(self._cache.all):
             if entry.owner == self._owner and entry.sandbox_id not in living:
+                gone = Attachment(entry.sandbox_id, entry.netns, ifname=entry.ifname)
                 try:
-                    await self.teardown(Attachment(entry.sandbox_id, entry.netns, ifname=entry.ifname))
+                    given_up = await self._detached(self._teardown(gone, False), f"cni del {entry.sandbox_id}")
+                    if given_up:
+                        # Tried when it failed, when it was stopped, and now: entries must not pile up for ever.
+                        complaints += given_up
+                        await self._in_thread(self._forget, gone)
                 except errors.AcriError as error:
                     complaints.append(error.message)
-        if not self._turns:
-            self._open.clear()
-            try:
+        if self._turns.idle:
+            with self._turns.alone():
                 complaints += await self._collect_plugins(living)
-            finally:
-                self._open.set()
         return tuple(complaints)
 
     async def _collect_plugins(self, living: frozenset[str]) -> list[str]:
@@ -227,22 +222,6 @@ class Networks:
     async def _detached(self, work: Coroutine[Any, Any, T], name: str) -> T:
         """Run `work` as a task of its own: whoever waits may leave, a plugin's process cannot."""
         return await asyncio.shield(self._tasks.spawn(work, name=name, quiet=True))
-
-    @asynccontextmanager
-    async def _turn(self, attachment: Attachment) -> AsyncIterator[None]:
-        """Wait until nothing else is done to this attachment, and while the plugins collect."""
-        while not self._open.is_set():
-            await self._open.wait()
-        key = (attachment.sandbox_id, attachment.ifname)
-        turn = self._turns.setdefault(key, _Turn())
-        turn.users += 1
-        try:
-            async with turn.lock:
-                yield
-        finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[key]
 
     async def _status(self) -> NetworkStatus:
         loaded, chain = await self._in_thread(self._look)
@@ -274,7 +253,7 @@ class Networks:
 
     async def _setup(self, job: _Setup) -> NetworkResult:
         attachment = job.attachment
-        async with self._turn(attachment):
+        async with self._turns.take((attachment.sandbox_id, attachment.ifname)):
             chain, entry = await self._in_thread(self._plan_add, attachment)
             try:
                 result = await self._chains.add(chain, lambda: job.abandoned, job.reached)
@@ -316,30 +295,28 @@ class Networks:
         )
 
     def _put(self, entry: Entry) -> None:
-        try:
+        with _cache_errors():
             self._cache.put(entry)
-        except OSError as error:
-            raise errors.Unavailable(f"CNI result cache: {error.filename}: {error.strerror}") from error
 
     def _picked(self, network: str, result: Result, ifname: str) -> NetworkResult:
         ips = cni_result.order_ips(result.ips_of(ifname), self._prefer)
         return NetworkResult(network, ips, result.interfaces, dict(result.raw))
 
     async def _roll_back(self, chain: Chain, job: _Setup, why: errors.AcriError) -> None:
-        failures = await self._chains.delete(chain, job.result, keep_going=True)
+        texts = [failure.message for failure in await self._chains.delete(chain, job.result, keep_going=True)]
         try:
-            if not failures:
+            if not texts:
                 await self._in_thread(self._forget, job.attachment)
         except errors.AcriError as error:
-            failures.append(error)
-        if failures:
-            texts = [failure.message for failure in failures]
+            texts.append(error.message)
+        if texts:
             log.warning("cni rollback failed", sandbox_id=job.attachment.sandbox_id, failed=texts, after=why.message)
 
     # -- DEL
 
-    async def _teardown(self, attachment: Attachment, attached: bool) -> None:
-        async with self._turn(attachment):
+    async def _teardown(self, attachment: Attachment, attached: bool) -> list[str]:
+        """Returns what failed of the undo of an unfinished ADD; its entry is kept then."""
+        async with self._turns.take((attachment.sandbox_id, attachment.ifname)):
             failures: list[errors.AcriError] = []
             incomplete: list[str] = []
             for chain, result in await self._in_thread(self._plan_del, attachment):
@@ -355,6 +332,7 @@ class Networks:
                 raise failures[0] if len(failures) == 1 else errors.UnknownError("; ".join(f.message for f in failures))
             if not incomplete:
                 await self._in_thread(self._forget, attachment)
+            return incomplete
 
     def _plan_del(self, attachment: Attachment) -> list[tuple[Chain, Result | None]]:
         """What has to be undone, and with which result. Blocking.
@@ -363,7 +341,7 @@ class Networks:
         as good as any, and a plugin that has nothing to undo says so by succeeding.
         """
         netns = living_netns(attachment.netns_path)
-        loaded, current = self._look()
+        _, current = self._look()
         plans: list[tuple[Chain, Result | None]] = []
         for entry in self._cache.find(attachment.sandbox_id, attachment.ifname):
             try:
@@ -376,15 +354,19 @@ class Networks:
             plans.append((chain.for_entry(entry, netns), _cached_result(entry)))
         if not plans and current is not None:
             plans.append((current.for_entry(self._entry(attachment, current), netns), None))
-        elif not plans:
-            log.info("cni del: nothing cached, no network", sandbox_id=attachment.sandbox_id, look=loaded.complaints)
         return plans
 
     def _forget(self, attachment: Attachment) -> None:
-        try:
+        with _cache_errors():
             self._cache.remove(attachment.sandbox_id, attachment.ifname)
-        except OSError as error:
-            raise errors.Unavailable(f"CNI result cache: {error.filename}: {error.strerror}") from error
+
+
+@contextmanager
+def _cache_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise errors.Unavailable(f"CNI result cache: {error.filename}: {error.strerror}") from error
 
 
 def _cached_result(entry: Entry) -> Result | None:
