@@ -132,7 +132,7 @@ def trim(source: str, package: str, streaming: set[str]) -> str:
     rows: list[str] = []
     for node in tree.body:
         bases = {ast.unparse(b) for b in node.bases} if isinstance(node, ast.ClassDef) else set()
-        if "ServiceBase" in bases:
+        if isinstance(node, ast.ClassDef) and "ServiceBase" in bases:
             rows.extend(_rows(node, streaming))
         elif "betterproto.ServiceStub" not in bases and not isinstance(node, ast.If):  # `if TYPE_CHECKING:` is theirs
             body.append(node)
@@ -159,7 +159,7 @@ def _rows(base: ast.ClassDef, streaming: set[str]) -> Iterator[str]:
     for key, value in zip(table.keys, table.values, strict=True):
         assert isinstance(key, ast.Constant)
         assert isinstance(value, ast.Call)
-        path, request, reply = key.value, ast.unparse(value.args[2]), ast.unparse(value.args[3])
+        path, request, reply = str(key.value), ast.unparse(value.args[2]), ast.unparse(value.args[3])
         client, server = f"{path}:client" in streaming, f"{path}:server" in streaming
         yield f"{path!r}: Method({client}, {server}, {request}, {reply})"
 

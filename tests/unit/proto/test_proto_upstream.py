@@ -46,9 +46,7 @@ RENAMED = {".containerd.services.events.v1.Envelope": ".containerd.types.Envelop
 LEFT_OUT = {
     "containerd.types.ActiveMount",
     "containerd.types.ActivationInfo",
-    "containerd.services.events.v1.PublishRequest",
     "containerd.services.events.v1.ForwardRequest",
-    "containerd.services.events.v1.Events/Publish",
     "containerd.services.events.v1.Events/Forward",
 }
 

@@ -3,13 +3,20 @@
 """Messages of the protobuf package `containerd.services.events.v1`."""
 
 from dataclasses import dataclass
-from typing import List
+from typing import List, Optional
 
 import betterproto
 
 from acri.proto import Method
 
+from .....acri import wkt as ____acri_wkt__
 from .... import types as ___types__
+
+
+@dataclass(eq=False, repr=False)
+class PublishRequest(betterproto.Message):
+    topic: str = betterproto.string_field(1)
+    event: Optional["____acri_wkt__.Any"] = betterproto.message_field(2, optional=True)
 
 
 @dataclass(eq=False, repr=False)
@@ -18,5 +25,6 @@ class SubscribeRequest(betterproto.Message):
 
 
 METHODS: dict[str, Method] = {
-    "/containerd.services.events.v1.Events/Subscribe": Method(False, True, SubscribeRequest, ___types__.Envelope)
+    "/containerd.services.events.v1.Events/Publish": Method(False, False, PublishRequest, ____acri_wkt__.Empty),
+    "/containerd.services.events.v1.Events/Subscribe": Method(False, True, SubscribeRequest, ___types__.Envelope),
 }
