@@ -8,13 +8,40 @@ made by the OCI runtime; acri makes only a pod's own, for the holder, where nobo
 
 from __future__ import annotations
 
+import errno
+import os
+import posixpath
+import re
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from acri import errors
 from acri.host import mountinfo
+from acri.host.failures import host_error
 
-__all__ = ["CgroupLayout", "CgroupMode", "Hierarchy", "detect"]
+__all__ = [
+    "CgroupLayout",
+    "CgroupMode",
+    "Hierarchy",
+    "cgroups_path",
+    "check_parent",
+    "choose_driver",
+    "default_parent",
+    "detect",
+    "directory",
+    "make",
+    "oom_kill_count",
+    "processes",
+    "remove",
+]
+
+_PREFIX = "acri"
+_SLICE = re.compile(r"[A-Za-z0-9_.\\:@-]+\.slice")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_REMOVE_ATTEMPTS = 60
+_REMOVE_PAUSE_S = 0.02
 
 
 class CgroupMode(StrEnum):
@@ -95,3 +122,187 @@ def detect(root: str = "/") -> CgroupLayout:
     if has_v1 or not has_v2:
         return CgroupLayout(CgroupMode.HYBRID if has_v2 else CgroupMode.V1, tuple(hierarchies))
     return CgroupLayout(CgroupMode.V2, tuple(hierarchies))
+
+
+def choose_driver(choice: str, layout: CgroupLayout, *, systemd: bool) -> str:
+    """ "cgroupfs" or "systemd" for the setting "cgroupfs", "systemd" or "auto" (systemd where it is PID 1, on v2)."""
+    if choice != "auto":
+        return choice
+    return "systemd" if systemd and layout.unified else "cgroupfs"
+
+
+def default_parent(driver: str) -> str:
+    """The parent of pods that name none."""
+    return f"{_PREFIX}.slice" if driver == "systemd" else f"/{_PREFIX}"
+
+
+def check_parent(driver: str, parent: str) -> str:
+    """A pod's cgroup parent in the one form that acri keeps: `/a/b` (cgroupfs), or the last slice's name (systemd).
+
+    A kubelet sends `/kubepods/burstable/podUID` or `/kubepods.slice/…/kubepods-burstable-podUID.slice`.
+
+    Raises:
+        errors.InvalidArgument: the other driver's form, or a path that could leave its place. The text has the remedy.
+    """
+    wrong = f"cgroup_parent {parent!r}"
+    if any(part == ".." for part in parent.split("/")) or "\0" in parent or "\n" in parent:
+        raise errors.InvalidArgument(f"{wrong} has '..' or a control character in it")
+    last = parent.rstrip("/").rpartition("/")[2]
+    if driver == "systemd":
+        if not _SLICE.fullmatch(last) or ":" in parent:
+            raise errors.InvalidArgument(
+                f"{wrong} is no systemd slice (NAME.slice), but acri uses the systemd cgroup driver: set the kubelet's "
+                'cgroupDriver to systemd, or cgroups.driver = "cgroupfs" in acri\'s configuration'
+            )
+        _expand_slice(last)
+        return last
+    if ":" in parent:
+        raise errors.InvalidArgument(f"{wrong} has a ':' in it, which the cgroupfs driver does not allow")
+    if last.endswith(".slice"):
+        raise errors.InvalidArgument(
+            f"{wrong} is a systemd slice, but acri uses the cgroupfs cgroup driver: set the kubelet's cgroupDriver to "
+            'cgroupfs, or cgroups.driver = "systemd" in acri\'s configuration'
+        )
+    return posixpath.normpath("/" + parent.lstrip("/"))
+
+
+def cgroups_path(driver: str, parent: str, container_id: str) -> str:
+    """`linux.cgroupsPath` of the OCI runtime specification for a parent that `check_parent` gave.
+
+    cgroupfs: `<parent>/<id>`. systemd: `<last slice>:acri:<id>`, from which runc makes the unit `acri-<id>.scope`.
+    """
+    if not _ID.fullmatch(container_id):
+        raise errors.InvalidArgument(f"{container_id!r} cannot name a cgroup")
+    if driver == "systemd":
+        return f"{check_parent(driver, parent)}:{_PREFIX}:{container_id}"
+    return posixpath.join(check_parent(driver, parent), container_id)
+
+
+def directory(path: str) -> str:
+    """Where an OCI cgroups path lies in each hierarchy: `/kubepods/pod1/ID`, or for systemd's form
+    `a-b.slice:acri:ID` → `/a.slice/a-b.slice/acri-ID.scope`.
+
+    Raises:
+        errors.InvalidArgument: neither form.
+    """
+    if ":" not in path:
+        return check_parent("cgroupfs", path)
+    parts = path.split(":")
+    if len(parts) != 3 or not all(_ID.fullmatch(part) for part in parts[1:]):
+        raise errors.InvalidArgument(f"cgroups path {path!r} is not SLICE:PREFIX:NAME")
+    return f"{_expand_slice(check_parent('systemd', parts[0]))}/{parts[1]}-{parts[2]}.scope"
+
+
+def _expand_slice(name: str) -> str:
+    """`a-b-c.slice` → `/a.slice/a-b.slice/a-b-c.slice`; the root slice `-.slice` → "" (systemd.slice(5))."""
+    if name == "-.slice":
+        return ""
+    parts = name.removesuffix(".slice").split("-")
+    if not all(parts):
+        raise errors.InvalidArgument(f"cgroup_parent {name!r}: a slice's name has no '-' at its ends and no '--'")
+    return "".join("/" + "-".join(parts[: end + 1]) + ".slice" for end in range(len(parts)))
+
+
+def _places(layout: CgroupLayout, path: str) -> list[str]:
+    """The directories of an OCI cgroups path, one for each hierarchy in use."""
+    below = directory(path)
+    if below in ("", "/"):
+        raise errors.InvalidArgument(f"cgroups path {path!r} is a hierarchy's root")
+    return [entry.mount_point + below for entry in layout.used]
+
+
+def make(layout: CgroupLayout, path: str) -> tuple[str, ...]:
+    """Make the cgroup of an OCI cgroups path, parents included, in every hierarchy in use; answers the directories.
+
+    Nothing is limited in it. One that exists is fine. On failure the cgroups made by this call go again.
+
+    Raises:
+        errors.AcriError: the kernel refused.
+    """
+    made: list[str] = []
+    places = _places(layout, path)
+    try:
+        for entry, place in zip(layout.used, places, strict=True):
+            _make_below(entry, place, made)
+    except OSError as error:
+        for place in reversed(made):
+            try:
+                os.rmdir(place)
+            except OSError:  # somebody uses it by now
+                pass
+        raise host_error(f"make the cgroup {path}", error) from error
+    return tuple(places)
+
+
+def _make_below(entry: Hierarchy, place: str, made: list[str]) -> None:
+    current = entry.mount_point
+    for name in place.removeprefix(entry.mount_point).strip("/").split("/"):
+        parent, current = current, f"{current}/{name}"
+        try:
+            os.mkdir(current, 0o755)
+            made.append(current)
+        except FileExistsError:
+            pass
+        if "cpuset" in entry.controllers and entry.version == 1:
+            # A v1 cpuset takes no process before it has CPUs and memory nodes (cpuset(7)).
+            for file in ("cpuset.cpus", "cpuset.mems"):
+                if not _read(f"{current}/{file}").strip():
+                    Path(current, file).write_text(_read(f"{parent}/{file}"), encoding="ascii")
+
+
+def remove(layout: CgroupLayout, path: str) -> None:
+    """Remove the cgroup of an OCI cgroups path and those below it, in every hierarchy. Gone already is fine.
+
+    Only rmdir(2) is used; it is tried again for about a second while the kernel still counts dying processes.
+
+    Raises:
+        errors.FailedPrecondition: processes live in it.
+        errors.AcriError: the kernel refused.
+    """
+    for place in _places(layout, path):
+        for attempt in range(_REMOVE_ATTEMPTS):
+            if attempt:
+                time.sleep(_REMOVE_PAUSE_S)
+            try:
+                for found, _, _ in os.walk(place, topdown=False):
+                    os.rmdir(found)
+                break
+            except FileNotFoundError:  # somebody else removes it too: look again
+                continue
+            except OSError as error:
+                if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+                    raise host_error(f"remove the cgroup {place}", error) from error
+        else:
+            raise errors.FailedPrecondition(f"cgroup {place} cannot be removed: processes {sorted(_pids(place))}")
+
+
+def processes(layout: CgroupLayout, path: str) -> frozenset[int]:
+    """The pids in the cgroup of an OCI cgroups path and below it, in any hierarchy; none if it does not exist."""
+    return frozenset[int]().union(*(_pids(place) for place in _places(layout, path)))
+
+
+def _pids(place: str) -> set[int]:
+    return {int(pid) for found, _, _ in os.walk(place) for pid in _read(f"{found}/cgroup.procs").split()}
+
+
+def oom_kill_count(layout: CgroupLayout, path: str) -> int:
+    """How many processes the kernel has killed in the cgroup of an OCI cgroups path for want of memory; 0 if it is gone.
+
+    v2: `oom_kill` of memory.events, which counts below it too. v1: `oom_kill` of memory.oom_control (Linux 4.13).
+    """
+    memory = layout.hierarchy("memory")
+    if memory is None:
+        return 0
+    file = "memory.events" if memory.version == 2 else "memory.oom_control"
+    for line in _read(f"{memory.mount_point}{directory(path)}/{file}").splitlines():
+        key, _, value = line.partition(" ")
+        if key == "oom_kill" and value.isdigit():
+            return int(value)
+    return 0
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii")
+    except OSError:
+        return ""
