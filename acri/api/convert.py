@@ -26,12 +26,13 @@ from acri.model.image import Image
 from acri.model.sandbox import Phase, Sandbox
 from acri.oci import signals
 from acri.proto.runtime import v1 as cri
-from acri.wire.codec import encode, frame
+from acri.wire import encode, frame, new
 
 __all__ = [
     "container_frame",
     "container_status",
     "from_wire",
+    "image_frame",
     "image_message",
     "sandbox_frame",
     "sandbox_status",
@@ -103,7 +104,9 @@ def _text(name: str, value: str | bytes) -> str:
 def to_wire(cls: type[T], value: Any) -> T:
     """The wire message of class `cls` for a model value; fields that the message lacks are an error of ours."""
     hints = _wire_hints(cast(Any, cls))
-    return cls(**{spec.name: _put(hints[spec.name], getattr(value, spec.name)) for spec in dataclasses.fields(value)})
+    return new(
+        cls, **{spec.name: _put(hints[spec.name], getattr(value, spec.name)) for spec in dataclasses.fields(value)}
+    )
 
 
 @functools.cache
@@ -125,7 +128,7 @@ def _put(cls: Any, value: Any) -> Any:
     if isinstance(value, tuple):
         return [_put(cls, item) for item in value]
     if cls is cri.Int64Value:
-        return None if value is None else cri.Int64Value(value=value)
+        return None if value is None else new(cri.Int64Value, value=value)
     return value
 
 
@@ -135,7 +138,8 @@ def _sandbox_state(sandbox: Sandbox) -> cri.PodSandboxState:
 
 def sandbox_frame(sandbox: Sandbox) -> bytes:
     """The sandbox as a framed item of ListPodSandboxResponse."""
-    message = cri.PodSandbox(
+    message = new(
+        cri.PodSandbox,
         id=sandbox.id,
         metadata=to_wire(cri.PodSandboxMetadata, sandbox.metadata),
         state=_sandbox_state(sandbox),
@@ -156,15 +160,17 @@ def sandbox_status(sandbox: Sandbox) -> cri.PodSandboxStatus:
     network = None
     if sandbox.ips:
         first, *others = sandbox.ips
-        network = cri.PodSandboxNetworkStatus(ip=first, additional_ips=[cri.PodIp(ip=ip) for ip in others])
-    return cri.PodSandboxStatus(
+        network = new(cri.PodSandboxNetworkStatus, ip=first, additional_ips=[new(cri.PodIp, ip=ip) for ip in others])
+    return new(
+        cri.PodSandboxStatus,
         id=sandbox.id,
         metadata=to_wire(cri.PodSandboxMetadata, sandbox.metadata),
         state=_sandbox_state(sandbox),
         created_at=sandbox.created_at_ns,
         network=network,
-        linux=cri.LinuxPodSandboxStatus(
-            namespaces=cri.Namespace(options=to_wire(cri.NamespaceOption, sandbox.namespace_options))
+        linux=new(
+            cri.LinuxPodSandboxStatus,
+            namespaces=new(cri.Namespace, options=to_wire(cri.NamespaceOption, sandbox.namespace_options)),
         ),
         labels=sandbox.config.labels,
         annotations=sandbox.config.annotations,
@@ -174,7 +180,8 @@ def sandbox_status(sandbox: Sandbox) -> cri.PodSandboxStatus:
 
 def container_frame(container: Container) -> bytes:
     """The container as a framed item of ListContainersResponse."""
-    message = cri.Container(
+    message = new(
+        cri.Container,
         id=container.id,
         pod_sandbox_id=container.sandbox_id,
         metadata=to_wire(cri.ContainerMetadata, container.metadata),
@@ -202,7 +209,8 @@ def container_status(container: Container, image: Image | None) -> cri.Container
         spec.image = image.repo_tags[0]
     user = container.user
     resources = container.resources
-    return cri.ContainerStatus(
+    return new(
+        cri.ContainerStatus,
         id=container.id,
         metadata=to_wire(cri.ContainerMetadata, container.metadata),
         state=cri.ContainerState(int(container.state)),
@@ -219,9 +227,36 @@ def container_status(container: Container, image: Image | None) -> cri.Container
         annotations=container.config.annotations,
         mounts=[to_wire(cri.Mount, mount) for mount in container.config.mounts],
         log_path=container.log_path,
-        resources=cri.ContainerResources(linux=to_wire(cri.LinuxContainerResources, resources)) if resources else None,
-        user=cri.ContainerUser(
-            linux=cri.LinuxContainerUser(uid=user.uid, gid=user.gid, supplemental_groups=list(user.supplemental_groups))
+        resources=new(cri.ContainerResources, linux=to_wire(cri.LinuxContainerResources, resources))
+        if resources
+        else None,
+        user=new(
+            cri.ContainerUser,
+            linux=new(
+                cri.LinuxContainerUser, uid=user.uid, gid=user.gid, supplemental_groups=list(user.supplemental_groups)
+            ),
         ),
         stop_signal=cri.Signal(signals.to_cri(container.stop_signal)),
     )
+
+
+def image_message(image: Image) -> cri.Image:
+    """Image for ImageStatus: `uid` or `username`, whichever the image's USER is (kubelet-cri.md 5.2)."""
+    user = image.config.user.partition(":")[0]
+    numeric = user.isdecimal()
+    return new(
+        cri.Image,
+        id=image.id,
+        repo_tags=list(image.repo_tags),
+        repo_digests=list(image.repo_digests),
+        size=image.size,
+        uid=new(cri.Int64Value, value=int(user)) if numeric else None,
+        username="" if numeric else user,
+        spec=new(cri.ImageSpec, image=image.id),
+        pinned=image.pinned,
+    )
+
+
+def image_frame(image: Image) -> bytes:
+    """The image as a framed item of ListImagesResponse."""
+    return frame(_LIST_FIELD, encode(image_message(image)))

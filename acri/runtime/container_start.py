@@ -89,7 +89,7 @@ async def _start_task(node: Node, op: Operation, entry: Entry[Container], live: 
     live.rootfs = live.rootfs or await op.step(
         "mounts", lambda: node.containerd.snapshots.mounts(container.snapshotter, container.id)
     )
-    live.log = await op.step("log", lambda: container_io.open_log(node, container, fresh=True))
+    live.log = await op.step("log", lambda: container_io.open_log(node, container))
     paths = node.paths.container(container.id)
     await op.step(
         "task create",
@@ -102,7 +102,7 @@ async def _start_task(node: Node, op: Operation, entry: Entry[Container], live: 
             terminal=container.config.tty,
         ),
     )
-    # Side by side: an exit that follows at once waits for our lock, and a restarted acri takes a running task for started.
+    # Side by side: an exit that follows waits for our lock, and a restarted acri takes a running task for started.
     started = replace(container, started_at_ns=now_ns())
     await op.step(
         "task start",

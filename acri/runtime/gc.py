@@ -34,7 +34,7 @@ async def remove_orphans(node: Node) -> None:
 def _remove(node: Node, sandboxes: set[str], containers: set[str]) -> list[str]:
     paths = node.paths
     removed = []
-    for sandbox_id in _ids(f"{paths.root}/sandboxes", f"{paths.state}/sandboxes", f"{paths.state}/ns") - sandboxes:
+    for sandbox_id in _ids(f"{paths.root}/sandboxes", f"{paths.state}/sandboxes", paths.pin_root) - sandboxes:
         own = paths.sandbox(sandbox_id)
         namespaces.remove(node.kernel, own.namespaces)
         for path in (own.namespace_dir, own.state, own.root):

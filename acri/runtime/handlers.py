@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from acri import errors
@@ -33,7 +34,7 @@ class Handlers:
         }
         self.default = self._handlers[settings.runtime.default_handler]
 
-    def __iter__(self) -> object:
+    def __iter__(self) -> Iterator[Handler]:
         return iter(self._handlers.values())
 
     def require(self, name: str) -> Handler:

@@ -14,7 +14,7 @@ from acri import errors
 from acri.aio.threads import Threads
 from acri.containerd.client import Containerd
 from acri.host.kernel import Kernel
-from acri.host.mounts import read_from_rootfs
+from acri.host.rootfs import read_from_rootfs
 from acri.oci.users import Limits, UserFiles
 
 __all__ = ["ImageUsers"]

@@ -22,7 +22,7 @@ from acri.containerd.types import Mount
 from acri.host.facts import HostFacts
 from acri.host.kernel import Kernel
 from acri.images.service import ImageService
-from acri.logs.pump import ContainerLog
+from acri.logs.pump import ContainerLog, LogKit
 from acri.model.container import Container
 from acri.model.sandbox import Sandbox
 from acri.runtime.handlers import Handlers
@@ -68,6 +68,7 @@ class Node:
     tasks: TaskOwner
     operations: Operations
     networks: Networks
+    log_kit: LogKit
     images: ImageService
     image_users: ImageUsers
     handlers: Handlers
@@ -76,6 +77,11 @@ class Node:
     sandboxes: Store[Sandbox]
     containers: Store[Container]
     live: dict[str, Live] = field(default_factory=dict)
+    holder_fds: dict[str, int] = field(default_factory=dict)
+    """pidfds of the holders that are watched, by sandbox id."""
+
+    told_oom_score: bool = False
+    """The warning that OOM scores are raised was given."""
 
     def containers_of(self, sandbox_id: str) -> list[Entry[Container]]:
         """Entries of all containers of a pod sandbox, oldest first."""

@@ -8,7 +8,7 @@
     <netns_dir>/acri-<id>                                  pinned network namespace
     <state>/containers/<id>/io/{stdin,stdout,stderr}       FIFOs
     <state>/containers/<id>/io/exec-<n>-{stdout,stderr}    FIFOs of an exec
-    <state>/containers/<id>/log/                           marks of the log pump
+    <state>/containers/<id>/log-mark                       how far the log pump is
 
 Paths are derived from ids, so nothing has to remember them.
 """
@@ -41,7 +41,7 @@ class ContainerPaths:
     root: str
     state: str
     io: str
-    log_marks: str
+    log_mark: str
 
     def fifo(self, stream: str) -> str:
         """Path of the FIFO for `stream` (`stdin`, `stdout`, `stderr`, or an exec's)."""
@@ -55,11 +55,12 @@ class Paths:
         self.root = settings.root_dir
         self.state = settings.state_dir
         self.netns_dir = settings.cni.netns_dir
+        self.pin_root = f"{settings.state_dir}/ns"
 
     def sandbox(self, sandbox_id: str) -> SandboxPaths:
         root = f"{self.root}/sandboxes/{sandbox_id}"
         state = f"{self.state}/sandboxes/{sandbox_id}"
-        pins = f"{self.state}/ns/{sandbox_id}"
+        pins = f"{self.pin_root}/{sandbox_id}"
         return SandboxPaths(
             root=root,
             state=state,
@@ -76,5 +77,5 @@ class Paths:
     def container(self, container_id: str) -> ContainerPaths:
         state = f"{self.state}/containers/{container_id}"
         return ContainerPaths(
-            root=f"{self.root}/containers/{container_id}", state=state, io=f"{state}/io", log_marks=f"{state}/log"
+            root=f"{self.root}/containers/{container_id}", state=state, io=f"{state}/io", log_mark=f"{state}/log-mark"
         )

@@ -31,7 +31,7 @@ from acri.model import records
 from acri.model.container import Container, ContainerState, Exit
 from acri.model.sandbox import Phase, Sandbox
 from acri.runtime import container_io, persist
-from acri.runtime.container_exit import LOST_CODE, delete_task, handle_exit, release
+from acri.runtime.container_exit import delete_task, reconcile, release
 from acri.runtime.container_remove import remove_container
 from acri.runtime.container_start import START_FAILED_CODE
 from acri.runtime.node import Node, now_ns
@@ -69,14 +69,14 @@ async def recover(node: Node) -> None:
 
 async def resync(node: Node) -> None:
     """Ask containerd about every container that runs, after events may have been lost; exits are handled."""
-    tasks = {task.id: task for task in await node.containerd.tasks.list()}
-    for entry in node.containers:
-        container = entry.value
-        if container.state is not ContainerState.RUNNING:
-            continue
-        task = tasks.get(container.id)
-        if task is None or task.status is TaskStatus.STOPPED:
-            await _ended(node, container, task)
+    running = {task.id for task in await node.containerd.tasks.list() if task.status is not TaskStatus.STOPPED}
+    suspects = [
+        entry.value.id
+        for entry in node.containers
+        if entry.value.state is ContainerState.RUNNING and entry.value.id not in running
+    ]
+    # A task whose shim answers slowly is missing in the list too: `reconcile` asks for each by itself.
+    await asyncio.gather(*(reconcile(node, container_id) for container_id in suspects))
 
 
 def _read(objects: list[ContainerObject]) -> tuple[list[Sandbox], list[Container]]:
@@ -136,19 +136,12 @@ async def _align(node: Node, container: Container, task: TaskInfo | None) -> Non
         await release(live)
     elif status is None or status is TaskStatus.STOPPED:
         if container.state is ContainerState.RUNNING:
-            live.log = await container_io.open_log(node, container, fresh=False)
-            await _ended(node, container, task)
+            live.log = await container_io.open_log(node, container, recovering=True)
+            await reconcile(node, container.id)
     else:
-        live.log = await container_io.open_log(node, container, fresh=False)
+        live.log = await container_io.open_log(node, container, recovering=True)
         if container.state is ContainerState.CREATED:
             await persist.save(node, replace(container, started_at_ns=now_ns()))
-
-
-async def _ended(node: Node, container: Container, task: TaskInfo | None) -> None:
-    if task is None:
-        await handle_exit(node, container.id, LOST_CODE, now_ns())
-    else:
-        await handle_exit(node, container.id, task.exit_status, task.exited_at_ns or now_ns())
 
 
 async def _remove_orphan(node: Node, container: Container) -> None:

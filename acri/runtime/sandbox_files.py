@@ -12,11 +12,13 @@ import socket
 from pathlib import Path
 
 from acri import errors
-from acri.model.config import DNSConfig
+from acri.host import mounts
+from acri.host.kernel import Kernel
+from acri.model.config import DNSConfig, NamespaceMode
 from acri.model.sandbox import Sandbox
 from acri.runtime.paths import SandboxPaths
 
-__all__ = ["hostname_of", "hosts_content", "make", "resolv_conf_content", "write_hosts"]
+__all__ = ["hostname_of", "hosts_content", "make", "remove", "resolv_conf_content", "unmount_shm", "write_hosts"]
 
 MAX_HOSTNAME = 64
 """HOST_NAME_MAX: what sethostname(2) takes."""
@@ -63,8 +65,8 @@ def resolv_conf_content(dns: DNSConfig) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def make(sandbox: Sandbox, paths: SandboxPaths) -> None:
-    """Make the sandbox's directories and the files that do not depend on its address. Blocks."""
+def make(kernel: Kernel, sandbox: Sandbox, paths: SandboxPaths) -> None:
+    """Make the sandbox's directories, its /dev/shm and the files that do not depend on its address. Blocks."""
     os.makedirs(paths.root, mode=0o755, exist_ok=True)
     os.makedirs(paths.state, mode=0o711, exist_ok=True)
     _write(paths.hostname, hostname_of(sandbox) + "\n")
@@ -72,6 +74,19 @@ def make(sandbox: Sandbox, paths: SandboxPaths) -> None:
     _write(paths.resolv_conf, _host_file("/etc/resolv.conf") if dns is None else resolv_conf_content(dns))
     if sandbox.host_network:
         _write(paths.hosts, _host_file("/etc/hosts"))
+    if sandbox.namespace_options.ipc is not NamespaceMode.NODE:
+        mounts.mount_shm(kernel, paths.shm)
+
+
+def unmount_shm(kernel: Kernel, paths: SandboxPaths) -> None:
+    """Give the memory of /dev/shm back; idempotent. Blocks."""
+    mounts.unmount(kernel, paths.shm)
+
+
+def remove(kernel: Kernel, paths: SandboxPaths) -> None:
+    """Remove the sandbox's directories and what is mounted in them; idempotent. Blocks."""
+    for path in (paths.state, paths.root):
+        mounts.remove_tree(kernel, path)
 
 
 def write_hosts(sandbox: Sandbox, paths: SandboxPaths) -> None:

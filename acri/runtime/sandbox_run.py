@@ -22,12 +22,12 @@ from acri.host import cgroups
 from acri.model.config import NamespaceMode, PodSandboxConfig
 from acri.model.sandbox import Namespaces, Phase, Sandbox
 from acri.oci.sandbox_spec import sandbox_spec
-from acri.runtime import persist, sandbox_files
+from acri.runtime import holders, persist, sandbox_files
 from acri.runtime.handlers import Handler
 from acri.runtime.node import Node, now_ns
+from acri.runtime.sandbox_namespaces import make_namespaces, remove_namespaces
 from acri.runtime.sandbox_network import attach, detach
 from acri.runtime.sandbox_remove import discard, remove_pod_sandbox
-from acri.runtime.sandbox_namespaces import make_namespaces, remove_namespaces
 from acri.runtime.validate import check_sandbox_config
 
 __all__ = ["run_pod_sandbox"]
@@ -53,7 +53,7 @@ async def run_pod_sandbox(node: Node, config: PodSandboxConfig, runtime_handler:
 
 
 def _plan(node: Node, config: PodSandboxConfig, runtime_handler: str) -> Sandbox:
-    """The sandbox as it shall be: everything that can be wrong with the request is found here, before anything is made."""
+    """The sandbox as it shall be; what can be wrong with the request is found before anything is made."""
     sandbox_id = secrets.token_hex(32)
     linux = config.linux
     sandbox = Sandbox(
@@ -99,8 +99,8 @@ async def _run(node: Node, op: Operation, sandbox: Sandbox, handler: Handler) ->
     )
     await op.step(
         "files",
-        lambda: node.threads.run(Kind.FILE, sandbox_files.make, sandbox, paths, node.kernel),
-        undo=lambda: node.threads.run(Kind.FILE, sandbox_files.remove, paths, node.kernel),
+        lambda: node.threads.run(Kind.FILE, sandbox_files.make, node.kernel, sandbox, paths),
+        undo=lambda: node.threads.run(Kind.FILE, sandbox_files.remove, node.kernel, paths),
     )
     holder = await op.step(
         "namespaces",
@@ -115,6 +115,7 @@ async def _run(node: Node, op: Operation, sandbox: Sandbox, handler: Handler) ->
         await op.step("hosts", lambda: node.threads.run(Kind.FILE, sandbox_files.write_hosts, sandbox, paths))
     await op.step("ready", lambda: persist.save(node, sandbox))
     op.commit()
+    holders.watch(node, sandbox)
     log.info(
         "pod sandbox ready",
         sandbox_id=sandbox.id,
@@ -129,10 +130,9 @@ def _same(existing: Sandbox, wanted: Sandbox) -> str:
     """A retry of the request that made `existing` gets its id; anything else under this name is a conflict."""
     if existing.config == wanted.config and existing.runtime_handler == wanted.runtime_handler:
         return existing.id
-    metadata = existing.metadata
     raise errors.AlreadyExists(
-        f"pod sandbox {existing.id} with name {metadata.name!r}, namespace {metadata.namespace!r}, uid {metadata.uid!r}, "
-        f"attempt {metadata.attempt} is READY and was made from another configuration; stop and remove it, or use another attempt"
+        f"pod sandbox {existing.id} has the same name, namespace, uid and attempt, is READY and was made from another "
+        "configuration; stop and remove it, or use another attempt"
     )
 
 
@@ -143,7 +143,7 @@ async def _need_network(node: Node) -> None:
 
 
 async def _take_back_record(node: Node, op: Operation, sandbox: Sandbox) -> None:
-    """The last undo: forget the sandbox, or, where something of it is still there, keep it for the kubelet to remove."""
+    """The last undo: forget the sandbox; where something of it is still there, keep it for the kubelet to remove."""
     if op.leftovers:
         await persist.save(node, replace(sandbox, phase=Phase.STOPPED))
     else:

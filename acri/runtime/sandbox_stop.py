@@ -63,7 +63,7 @@ async def tear_down(node: Node, op: Operation, sandbox: Sandbox) -> None:
         await op.step("cni del", lambda: detach(node, sandbox))
     await op.step("namespaces", lambda: remove_namespaces(node, sandbox))
     paths = node.paths.sandbox(sandbox.id)
-    await op.step("shm", lambda: node.threads.run(Kind.FILE, sandbox_files.unmount_shm, paths, node.kernel))
+    await op.step("shm", lambda: node.threads.run(Kind.FILE, sandbox_files.unmount_shm, node.kernel, paths))
 
 
 async def _end_containers(node: Node, sandbox_id: str) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import posixpath
 
 from acri import errors
-from acri.model.config import ContainerConfig, NamespaceMode, PodSandboxConfig
+from acri.model.config import ContainerConfig, PodSandboxConfig
+from acri.oci.namespaces import check_sandbox_options
 
 __all__ = ["check_container_config", "check_sandbox_config", "log_path"]
 
@@ -32,22 +33,10 @@ def check_sandbox_config(config: PodSandboxConfig) -> None:
         if port.host_port and not port.container_port:
             raise errors.InvalidArgument(f"config.port_mappings: host port {port.host_port} has no container port")
     context = config.linux.security_context if config.linux else None
-    options = context.namespace_options if context else None
     if context is not None and context.run_as_group is not None and context.run_as_user is None:
         raise errors.InvalidArgument("config.linux.security_context: run_as_group needs run_as_user")
-    if options is None:
-        return
-    if options.network not in (NamespaceMode.POD, NamespaceMode.NODE):
-        raise errors.InvalidArgument(f"a pod's network namespace is POD or NODE, not {options.network.name}")
-    if options.ipc not in (NamespaceMode.POD, NamespaceMode.NODE):
-        raise errors.InvalidArgument(f"a pod's ipc namespace is POD or NODE, not {options.ipc.name}")
-    if options.pid is NamespaceMode.TARGET:
-        raise errors.InvalidArgument("a pod's pid namespace is POD, CONTAINER or NODE, not TARGET")
-    users = options.userns_options
-    if users is not None and users.mode is not NamespaceMode.NODE:
-        if users.mode is not NamespaceMode.POD or len(users.uids) != 1 or len(users.gids) != 1:
-            raise errors.InvalidArgument("userns_options: mode POD with one uid and one gid mapping, or mode NODE")
-        raise errors.Unimplemented("user namespaces are not supported yet: use userns_options.mode NODE")
+    if context is not None and context.namespace_options is not None:
+        check_sandbox_options(context.namespace_options)
 
 
 def check_container_config(config: ContainerConfig) -> None:

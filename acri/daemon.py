@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon: builds the object graph, starts it, serves until told to end, ends in order.
+
+    locked ─▶ containerd answers ─▶ state rebuilt ─▶ events held ─▶ socket bound ─▶ READY=1 ─▶ serving
+                                                                                                  │ SIGTERM, SIGINT
+    ended ◀─ containerd closed ◀─ logs closed ◀─ operations drained ◀─ calls drained ◀────────────┘
+
+Nothing is served before the stores are rebuilt: a kubelet that sees an empty list would take its pods for gone. Ending
+acri ends no container: logs wait in their FIFOs for the next acri.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import functools
+import os
+import signal
+import time
+
+import structlog
+
+import acri
+from acri import errors
+from acri.aio.notify import Notifier, listen_sockets
+from acri.aio.operation import Operations
+from acri.aio.process import Processes
+from acri.aio.tasks import TaskOwner
+from acri.aio.threads import Kind, Threads
+from acri.api import convert
+from acri.api.image_service import ImageService as ImageApi
+from acri.api.runtime_service import RuntimeService
+from acri.cni.network import Networks
+from acri.config import Settings
+from acri.containerd.client import Containerd
+from acri.events.stream import EventStream
+from acri.host import facts as host_facts
+from acri.host.facts import HostFacts
+from acri.host.kernel import LinuxKernel
+from acri.images.service import ImageService
+from acri.logs.pump import LogKit
+from acri.model.container import Container
+from acri.model.sandbox import Sandbox
+from acri.proto.runtime import v1 as cri
+from acri.rpc.router import Cardinality, Method, Router
+from acri.rpc.server import Server
+from acri.runtime import gc, holders, recovery, task_events
+from acri.runtime.handlers import Handlers
+from acri.runtime.image_users import ImageUsers
+from acri.runtime.node import Node
+from acri.runtime.paths import Paths
+from acri.store import Store
+from acri.wire import WireCodec
+
+__all__ = ["Daemon"]
+
+log = structlog.get_logger(__name__)
+
+DRAIN_CALLS_S = 5.0
+DRAIN_OPERATIONS_S = 30.0
+CONTAINERD_PATIENCE_S = 10.0
+"""How long a start waits for a containerd that is starting too."""
+
+_DEFAULT_PARENTS = {"cgroupfs": "/acri", "systemd": "/acri.slice"}
+
+
+class Daemon:
+    """One acri. `start` and `stop` are for embedding (test suites); `run` is a process's whole life."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._tasks = TaskOwner()
+        self._notifier = Notifier()
+        self._lock: RootLock | None = None
+        self._server: Server | None = None
+        self._node: Node | None = None
+
+    @property
+    def node(self) -> Node:
+        """The running daemon's parts. Only between `start` and `stop`."""
+        assert self._node is not None, "the daemon is not started"
+        return self._node
+
+    async def run(self) -> None:
+        """Start, serve until SIGTERM or SIGINT, stop.
+
+        Raises:
+            errors.ConfigError: socket or directories are used by another acri, containerd is not there.
+        """
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ended.set)
+        try:
+            await self.start()
+            self._notifier.ready(f"serving CRI on {self.settings.socket}")
+            await ended.wait()
+            self._notifier.stopping()
+        finally:
+            await self.stop()
+
+    async def start(self) -> None:
+        """Everything up to serving; raises as `run`."""
+        began = time.monotonic()
+        self._lock = RootLock.take(self.settings.root_dir)
+        node = self._node = build_node(self.settings, self._tasks)
+        version = await _await_containerd(node)
+        await node.images.load()
+        await recovery.recover(node)
+        await gc.remove_orphans(node)
+        events = EventStream(
+            node.containerd,
+            self._tasks,
+            topics=task_events.TOPICS,
+            on_event=functools.partial(task_events.dispatch, node),
+            on_gap=functools.partial(recovery.resync, node),
+        )
+        self._tasks.spawn(events.run(), name="event stream")
+        holders.watch_all(node)
+        self._server = await self._serve(node)
+        log.info(
+            "serving",
+            socket=self.settings.socket,
+            version=acri.__version__,
+            containerd=version,
+            cgroup_driver=node.cgroup_driver,
+            sandboxes=len(node.sandboxes),
+            containers=len(node.containers),
+            seconds=round(time.monotonic() - began, 3),
+        )
+
+    async def _serve(self, node: Node) -> Server:
+        router = Router()
+        missing = router.add_service(_methods("RuntimeService"), RuntimeService(node))
+        missing += router.add_service(_methods("ImageService"), ImageApi(node.images))
+        log.debug("not implemented", rpcs=missing)
+        server = Server(router, codec=WireCodec())
+        inherited = listen_sockets()
+        if inherited:
+            await server.serve_socket(inherited[0])
+        else:
+            os.makedirs(os.path.dirname(self.settings.socket), mode=0o711, exist_ok=True)
+            await server.bind_unix(self.settings.socket)
+        return server
+
+    async def stop(self) -> None:
+        """End in order; containers run on."""
+        if self._server is not None:
+            await self._server.drain(DRAIN_CALLS_S)
+        node = self._node
+        if node is not None:
+            await node.operations.drain(DRAIN_OPERATIONS_S)
+        await self._tasks.close()
+        if node is not None:
+            for live in node.live.values():
+                if live.log is not None:
+                    await live.log.close()
+            node.log_kit.close()
+            await node.images.close()
+            await node.containerd.close()
+            node.threads.close()
+        if self._lock is not None:
+            self._lock.release()
+        log.info("ended")
+
+
+async def _await_containerd(node: Node) -> str:
+    """containerd's version, waiting a little for one that is starting.
+
+    Raises:
+        errors.ConfigError: it does not answer.
+    """
+    deadline = time.monotonic() + CONTAINERD_PATIENCE_S
+    while True:
+        try:
+            return (await node.containerd.version()).version
+        except errors.AcriError as error:
+            if time.monotonic() > deadline:
+                raise errors.ConfigError(f"containerd is not reachable: {error.message}") from None
+            await asyncio.sleep(0.1)
+
+
+def build_node(settings: Settings, tasks: TaskOwner) -> Node:
+    """The object graph below the services; nothing is started and nothing is asked."""
+    threads = Threads()
+    processes = Processes(threads)
+    kernel = LinuxKernel()
+    facts = host_facts.gather()
+    driver = _cgroup_driver(settings, facts)
+    containerd = Containerd(settings.containerd.address, settings.containerd.namespace)
+    operations = Operations()
+    paths = Paths(settings)
+    return Node(
+        settings=settings,
+        paths=paths,
+        containerd=containerd,
+        kernel=kernel,
+        facts=facts,
+        threads=threads,
+        processes=processes,
+        tasks=tasks,
+        operations=operations,
+        networks=Networks(
+            settings.cni.conf_dir,
+            settings.cni.bin_dirs,
+            settings.cni.cache_dir,
+            run=processes.run,
+            run_in_thread=functools.partial(threads.run, Kind.FILE),
+            timeout=settings.cni.timeout,
+        ),
+        log_kit=LogKit(functools.partial(threads.run, Kind.LOG), kernel.tee, tasks),
+        images=ImageService(settings, containerd, threads, operations),
+        image_users=ImageUsers(containerd, kernel, threads, f"{settings.state_dir}/scratch"),
+        handlers=Handlers(settings, systemd_cgroup=driver == "systemd"),
+        cgroup_driver=driver,
+        default_cgroup_parent=settings.cgroups.parent or _DEFAULT_PARENTS[driver],
+        sandboxes=Store[Sandbox]("pod sandbox", convert.sandbox_frame),
+        containers=Store[Container]("container", convert.container_frame),
+    )
+
+
+def _cgroup_driver(settings: Settings, facts: HostFacts) -> str:
+    if settings.cgroups.driver != "auto":
+        return settings.cgroups.driver
+    return "systemd" if facts.systemd and facts.cgroups.unified else "cgroupfs"
+
+
+def _methods(service: str) -> list[Method]:
+    """The RPCs of one CRI service, from the generated table."""
+    return [
+        Method(
+            path, Cardinality.UNARY_STREAM if row.server_streaming else Cardinality.UNARY_UNARY, row.request, row.reply
+        )
+        for path, row in cri.METHODS.items()
+        if path.startswith(f"/runtime.v1.{service}/")
+    ]
+
+
+class RootLock:
+    """One acri per root directory: a second one would take the first one's pods back as leftovers."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    @classmethod
+    def take(cls, root_dir: str) -> RootLock:
+        """Take the lock. Raises `errors.ConfigError` if another process has it, or the directory cannot be made."""
+        path = f"{root_dir}/lock"
+        try:
+            os.makedirs(root_dir, mode=0o711, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise errors.ConfigError(f"{path} cannot be opened: {error.strerror}") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
+            os.close(fd)
+            raise errors.ConfigError(f"{root_dir} is used by another acri (pid {owner or 'unknown'})") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return cls(fd)
+
+    def release(self) -> None:
+        os.close(self._fd)
