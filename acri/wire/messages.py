@@ -64,11 +64,11 @@ def new(cls: Callable[P, M], /, *args: P.args, **fields: P.kwargs) -> M:
     name, for positional arguments, and for two members of one oneof.
     """
     plan = plan_of(cls)  # type: ignore[arg-type]
-    values = plan.blank.copy()
-    values.update(fields)
-    if args or len(values) != len(plan.blank):
+    if args or not fields.keys() <= plan.by_name.keys():
         unknown = fields.keys() - plan.by_name.keys()
         raise TypeError(f"{plan.cls.__name__}: " + (f"no field {unknown.pop()!r}" if unknown else "keywords only"))
+    values = plan.blank.copy()
+    values.update(fields)
     values["_serialized_on_wire"] = any(value is not None for value in fields.values())
     chosen: dict[str, str | None] = dict.fromkeys(plan.groups)
     values["_group_current"] = chosen
