@@ -120,13 +120,14 @@ class Channel:
             path: `/package.Service/Name`.
             timeout: seconds for all attempts together; None waits (and retries) for ever.
             retry: repeat with back-off of 50 ms to 1 s while the timeout lasts; then the last error is raised.
+                What the peer answered, whatever it is, is never repeated.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = _BACKOFF_FIRST_S
         while True:
             try:
                 return await self._unary_once(path, request, reply_type, metadata, deadline, timeout)
-            except errors.OutcomeUnknown:
+            except Broken:
                 if retry < Retry.IDEMPOTENT:
                     raise
                 if deadline is not None and time.monotonic() + pause >= deadline:
@@ -214,7 +215,7 @@ class Channel:
                 raise status.from_grpc(answer, self._peer, call.path) from exc
             if isinstance(exc, NotRun) or not call.sent:
                 raise self._unreachable(call.path, str(exc)) from exc
-            raise errors.OutcomeUnknown(
+            raise Broken(
                 f"{self._peer} at {self.address} went away during {call.path} ({exc}): it may have been done"
             ) from exc
         except OSError as exc:
@@ -228,6 +229,10 @@ class Channel:
 
 class NotReached(errors.Unavailable):
     """Unavailable that this channel found itself, as opposed to one that the peer answered."""
+
+
+class Broken(errors.OutcomeUnknown):
+    """OutcomeUnknown because the connection broke. One that the peer answered is not repeated: it would say so again."""
 
 
 class ServerStream(Generic[_Reply]):

@@ -66,13 +66,6 @@ class _Servable(Protocol):
 
 
 class _Stream(connection.Stream):
-    async def send_data(self, data: bytes, end_stream: bool = False) -> None:
-        limit = self.connection.limits.message
-        if len(data) > limit:
-            # Sent all the same: the kubelet refuses it with a text that names the size, which helps more than ours.
-            log.warning("answer larger than the peer accepts", stream=self.id, size=len(data), limit=limit)
-        await super().send_data(data, end_stream=end_stream)
-
     def answer_nowait(self, status: Status, message: str) -> None:
         """A trailers-only answer from where nothing can be awaited."""
         assert self.id is not None

@@ -18,6 +18,7 @@ from grpclib.encoding.proto import ProtoCodec
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.settings import Settings
+from hyperframe.frame import GoAwayFrame
 
 CODEC = ProtoCodec()
 
@@ -106,11 +107,12 @@ def test_client_stream_attributes() -> None:
 def test_h2_has() -> None:
     conn = H2Connection(H2Configuration(client_side=False))
     conn.local_settings = Settings(client=False)
+    assert GoAwayFrame in conn._frame_dispatch_table
     for name in (
         "max_inbound_frame_size",
         "highest_inbound_stream_id",
         "highest_outbound_stream_id",
-        "_frame_dispatch_table",  # deleted by grpclib's Connection.close
+        "_frame_dispatch_table",  # ours for GOAWAY; deleted by grpclib's Connection.close
     ):
         assert hasattr(conn, name), name
     assert conn.decoder.max_header_list_size
