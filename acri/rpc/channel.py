@@ -232,7 +232,7 @@ class NotReached(errors.Unavailable):
 
 
 class Broken(errors.OutcomeUnknown):
-    """OutcomeUnknown because the connection broke. One that the peer answered is not repeated: it would say so again."""
+    """OutcomeUnknown because the connection broke. What the peer answered is not repeated: it would say so again."""
 
 
 class ServerStream(Generic[_Reply]):
