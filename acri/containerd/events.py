@@ -33,7 +33,7 @@ __all__ = ["EventStream", "Events"]
 
 _SERVICE = "/containerd.services.events.v1.Events/"
 _MARKER_TOPIC = "/acri/subscribed"
-_PATIENCE_FIRST_S = 0.5
+_PATIENCE_FIRST_S = 0.05  # the marker comes back within a millisecond, if it does
 
 
 class Events:

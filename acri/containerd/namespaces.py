@@ -27,6 +27,7 @@ class Namespaces:
         self._deadlines = deadlines
 
     async def get(self, name: str) -> NamespaceInfo:
+        """One that does not exist is answered without labels (1.6), or is NotFound."""
         request = new(v1.GetNamespaceRequest, name=name)
         reply = await self._calls.read(_SERVICE + "Get", request, v1.GetNamespaceResponse, self._deadlines.read)
         if reply.namespace is None:

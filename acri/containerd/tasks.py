@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from acri import errors
 from acri.containerd.calls import Calls
@@ -34,12 +35,14 @@ from acri.wire.wellknown import timestamp_ns
 
 __all__ = ["Tasks"]
 
+T = TypeVar("T")
+
 _SERVICE = "/containerd.services.tasks.v1.Tasks/"
 
 
 class Tasks:
-    """Errors: NotFound for what does not run (any more); OutcomeUnknown for a shim that died under a call; Unknown
-    with the runtime's own text where runc failed."""
+    """Errors: NotFound for what does not run (any more); FailedPrecondition to delete what runs; OutcomeUnknown for a
+    shim that died under a call; Unknown with the runtime's own text where runc failed."""
 
     def __init__(self, calls: Calls, deadlines: Deadlines) -> None:
         self._calls = calls
@@ -77,38 +80,37 @@ class Tasks:
             runtime_path=runtime_path,
         )
         limit = self._deadlines.task_create
-        reply = await self._calls.write(_SERVICE + "Create", request, v1.CreateTaskResponse, limit, lease)
+        reply = await self._write("Create", request, v1.CreateTaskResponse, limit, lease)
         return reply.pid
 
     async def start(self, container_id: str, exec_id: str = "") -> int:
         """Run the created process; answers its pid."""
         request = new(v1.StartRequest, container_id=container_id, exec_id=exec_id)
-        reply = await self._calls.write(_SERVICE + "Start", request, v1.StartResponse, self._deadlines.task)
+        reply = await self._write("Start", request, v1.StartResponse)
         return reply.pid
 
     async def kill(self, container_id: str, signal: int, exec_id: str = "", all: bool = False) -> None:
         """Send a signal (its number) to one process, or to `all` of the container. NotFound if it has exited."""
         request = new(v1.KillRequest, container_id=container_id, exec_id=exec_id, signal=signal, all=all)
-        await self._calls.write(_SERVICE + "Kill", request, wkt.Empty, self._deadlines.task)
+        await self._write("Kill", request, wkt.Empty)
 
     async def delete(self, container_id: str) -> TaskExit:
         """Delete a task that has stopped, and its shim if it was the last one there.
 
         After NotFound containerd is asked once more: its first answer may leave the shim behind, the second call shuts
-        it down (containerd's own client does so, too).
+        it down (containerd's own CRI plugin does so, too).
         """
         request = new(v1.DeleteTaskRequest, container_id=container_id)
-        limit = self._deadlines.task
         try:
-            reply = await self._calls.write(_SERVICE + "Delete", request, v1.DeleteResponse, limit)
+            reply = await self._write("Delete", request, v1.DeleteResponse)
         except errors.NotFound:
-            reply = await self._calls.write(_SERVICE + "Delete", request, v1.DeleteResponse, limit)
+            reply = await self._write("Delete", request, v1.DeleteResponse)
         return TaskExit(reply.exit_status, timestamp_ns(reply.exited_at), reply.pid)
 
     async def delete_process(self, container_id: str, exec_id: str) -> TaskExit:
         """Delete an exec that has stopped (or was never started)."""
         request = new(v1.DeleteProcessRequest, container_id=container_id, exec_id=exec_id)
-        reply = await self._calls.write(_SERVICE + "DeleteProcess", request, v1.DeleteResponse, self._deadlines.task)
+        reply = await self._write("DeleteProcess", request, v1.DeleteResponse)
         return TaskExit(reply.exit_status, timestamp_ns(reply.exited_at), reply.pid)
 
     async def get(self, container_id: str, exec_id: str = "") -> TaskInfo:
@@ -163,25 +165,25 @@ class Tasks:
             terminal=terminal,
             spec=new(wkt.Any, type_url=PROCESS_TYPE_URL, value=spec_json),
         )
-        await self._calls.write(_SERVICE + "Exec", request, wkt.Empty, self._deadlines.task)
+        await self._write("Exec", request, wkt.Empty)
 
     async def resize_pty(self, container_id: str, exec_id: str, width: int, height: int) -> None:
         """Columns and rows."""
         request = new(v1.ResizePtyRequest, container_id=container_id, exec_id=exec_id, width=width, height=height)
-        await self._calls.write(_SERVICE + "ResizePty", request, wkt.Empty, self._deadlines.task)
+        await self._write("ResizePty", request, wkt.Empty)
 
     async def close_io(self, container_id: str, exec_id: str = "", *, stdin: bool = True) -> None:
         """The shim closes its own end of stdin: the process sees end of file once every other writer has gone."""
         request = new(v1.CloseIoRequest, container_id=container_id, exec_id=exec_id, stdin=stdin)
-        await self._calls.write(_SERVICE + "CloseIO", request, wkt.Empty, self._deadlines.task)
+        await self._write("CloseIO", request, wkt.Empty)
 
     async def pause(self, container_id: str) -> None:
         request = new(v1.PauseTaskRequest, container_id=container_id)
-        await self._calls.write(_SERVICE + "Pause", request, wkt.Empty, self._deadlines.task)
+        await self._write("Pause", request, wkt.Empty)
 
     async def resume(self, container_id: str) -> None:
         request = new(v1.ResumeTaskRequest, container_id=container_id)
-        await self._calls.write(_SERVICE + "Resume", request, wkt.Empty, self._deadlines.task)
+        await self._write("Resume", request, wkt.Empty)
 
     async def list_pids(self, container_id: str) -> tuple[ProcessInfo, ...]:
         request = new(v1.ListPidsRequest, container_id=container_id)
@@ -192,7 +194,7 @@ class Tasks:
         """New cgroup limits: `linux.resources` of the OCI runtime spec, whole."""
         resources = new(wkt.Any, type_url=RESOURCES_TYPE_URL, value=resources_json)
         request = new(v1.UpdateTaskRequest, container_id=container_id, resources=resources)
-        await self._calls.write(_SERVICE + "Update", request, wkt.Empty, self._deadlines.task)
+        await self._write("Update", request, wkt.Empty)
 
     async def metrics(self, *filters: str) -> dict[str, AnyValue]:
         """Container id → its cgroup figures (io.containerd.cgroups.v1.Metrics or v2). `filters`: `id==ID`."""
@@ -206,8 +208,21 @@ class Tasks:
         """Write a checkpoint (CRIU) into the content store, under a lease."""
         request = new(v1.CheckpointTaskRequest, container_id=container_id, options=any_out(options))
         limit = self._deadlines.checkpoint
-        reply = await self._calls.write(_SERVICE + "Checkpoint", request, v1.CheckpointTaskResponse, limit, lease)
+        reply = await self._write("Checkpoint", request, v1.CheckpointTaskResponse, limit, lease)
         return tuple(d for d in map(descriptor_in, reply.descriptors) if d is not None)
+
+    async def _write(
+        self, name: str, request: Any, reply: type[T], timeout: float | None = None, lease: str | None = None
+    ) -> T:
+        """A call that the shim carries out. Two of its failures come as UNKNOWN and are told by their text only."""
+        try:
+            return await self._calls.write(_SERVICE + name, request, reply, timeout or self._deadlines.task, lease)
+        except errors.UnknownError as error:
+            if "ttrpc: closed" in error.message:
+                raise errors.OutcomeUnknown(f"the shim went away: {error.message}") from error
+            if "cannot delete a running process" in error.message:
+                raise errors.FailedPrecondition(error.message) from error
+            raise
 
 
 def _in(p: task_types.Process) -> TaskInfo:
