@@ -97,6 +97,14 @@ def test_frames(t: ModuleType) -> None:
             frame(number, b"")
 
 
+def test_long_map_entries(t: ModuleType) -> None:
+    """Around the sizes where lengths take two bytes; the last one looks like a short entry to who reads one byte."""
+    cases = [("k" * k, "v" * v) for k in (0, 1, 60, 126, 127, 128, 200) for v in (0, 1, 60, 63, 64, 127, 128, 20_000)]
+    for key, value in [*cases, ("a" * 199 + "\x12", "v" * 17)]:
+        m = t.M(ms={key: value})
+        assert decode(t.M, encode(m)) == m
+
+
 @pytest.mark.parametrize("kind", [bytearray, memoryview])
 def test_other_buffers(t: ModuleType, kind: Any) -> None:
     assert decode(t.M, kind(frame(11, b"a"))).st == "a"

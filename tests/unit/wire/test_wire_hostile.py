@@ -80,6 +80,11 @@ def test_the_oracle_refuses_the_same(test_pairs: dict[str, Pair]) -> None:
         ("8801ffffffffffffffffffff01", BadVarint),
         ("5affffffffffffffffff01", Truncated),  # a length of 2⁶⁴−1
         ("a2030a00", Truncated),  # an unknown field that is too long
+        # A number that goes on behind the end of its message, where there are bytes that would fit it:
+        ("0a0208ff01680168", Truncated),  # varint
+        ("b20104f9ffffff0f6801680168016801", Truncated),  # tag complete, fixed64 outside
+        ("b20102f9ff01680168", Truncated),  # tag
+        ("aa01040a0161120168016801", Truncated),  # map entry: the value's length
         ("5a02c328", BadUtf8),
         ("5a03eda080", BadUtf8),  # an encoded surrogate
         ("a201060a01ff120161", BadUtf8),
@@ -89,6 +94,11 @@ def test_the_oracle_refuses_the_same(test_pairs: dict[str, Pair]) -> None:
 def test_refused(t: ModuleType, data: str, error: type[WireError]) -> None:
     with pytest.raises(error):
         decode(t.M, bytes.fromhex(data))
+
+
+def test_map_entry_whose_number_lies_outside(t: ModuleType) -> None:
+    with pytest.raises(Truncated):
+        decode(t.Maps, bytes.fromhex("1a03080110" + "1a0408011001"))
 
 
 def test_path_and_offset(t: ModuleType) -> None:
@@ -138,8 +148,9 @@ def test_depth_of_maps(t: ModuleType) -> None:
     assert encode(deep) == forest(50)
     with pytest.raises(TooDeep):
         decode(t.M, forest(51))
-    with pytest.raises(TooDeep):
+    with pytest.raises(TooDeep) as caught:
         encode(t.M(tree={"": deep}))
+    assert caught.value.path == ".".join(["tree"] * 51)
 
 
 def test_a_message_inside_itself(t: ModuleType) -> None:

@@ -134,6 +134,7 @@ DECODINGS: list[tuple[str, str, str, Any]] = [
     ("map entry without key and value", "a20100", "ms", {"": ""}),
     ("map entry in reverse", "a2010612016" + "20a0161", "ms", {"a": "b"}),
     ("map entry with an unknown field", "a201080a0161180512" + "0162", "ms", {"a": "b"}),
+    ("map entry with an unknown string", "a201060a01611a0162", "ms", {"a": ""}),
     ("map entry with a key twice", "a201090a01780a0161120162", "ms", {"a": "b"}),
     ("ten bytes of varint", "8801ffffffffffffffffff7f", "i32", -1),
     ("overlong length", "5a838000616263", "st", "abc"),
