@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import NAMESPACE, container_object
+from containerd_helpers import NAMESPACE, container_object
 from containerd_process import ContainerdProcess
 
 from acri import errors

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import NAMESPACE, container_object, require_tools
+from containerd_helpers import NAMESPACE, container_object, require_tools
 from containerd_process import ContainerdProcess
 
 from acri import errors

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from conftest import NAMESPACE, container_object, fill_rootfs, process_json
+from containerd_helpers import NAMESPACE, container_object, fill_rootfs, process_json
 from containerd_process import ContainerdProcess
 
 from acri import errors
