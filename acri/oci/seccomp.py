@@ -204,18 +204,21 @@ def parse_localhost(data: bytes, path: str) -> Json:
         raise fail(f"not JSON: {error}") from None
     if not isinstance(document, dict):
         raise fail("not a JSON object")
-    if document.get("defaultAction") not in _ACTIONS:
+    if not _one_of(document.get("defaultAction"), _ACTIONS):
         raise fail(f"defaultAction {document.get('defaultAction')!r} is not an action")
     profile: Json = {"defaultAction": document["defaultAction"]}
     for key in ("architectures", "flags"):
         if document.get(key):
             profile[key] = _strings(document[key], key, fail)
-    for key, kind in (("defaultErrnoRet", int), ("listenerPath", str), ("listenerMetadata", str)):
-        if document.get(key) is not None:
-            if not isinstance(document[key], kind):
-                raise fail(f"{key} is not of its type")
-            profile[key] = document[key]
-    syscalls = document.get("syscalls") or []
+    for key in ("defaultErrnoRet", "listenerPath", "listenerMetadata"):
+        value = document.get(key)
+        if value is not None:
+            if not (_unsigned(value) if key == "defaultErrnoRet" else isinstance(value, str)):
+                raise fail(f"{key} {value!r} is not of its type")
+            profile[key] = value
+    syscalls = document.get("syscalls", [])
+    if syscalls is None:  # what Go writes for an empty list
+        syscalls = []
     if not isinstance(syscalls, list):
         raise fail("syscalls is not a list")
     profile["syscalls"] = [_syscall(entry, fail) for entry in syscalls]
@@ -234,7 +237,7 @@ def _syscall(entry: Any, fail: Any) -> Json:
     names = _strings(entry.get("names"), "names", fail)
     if not names:
         raise fail("an entry of syscalls has no names")
-    if entry.get("action") not in _ACTIONS:
+    if not _one_of(entry.get("action"), _ACTIONS):
         raise fail(f"action {entry.get('action')!r} of {names[0]} is not an action")
     syscall: Json = {"names": names, "action": entry["action"]}
     if entry.get("errnoRet") is not None:
@@ -247,7 +250,7 @@ def _syscall(entry: Any, fail: Any) -> Json:
     for argument in arguments:
         if (
             not isinstance(argument, dict)
-            or argument.get("op") not in _OPERATORS
+            or not _one_of(argument.get("op"), _OPERATORS)
             or not all(_unsigned(argument.get(key, 0)) for key in ("index", "value", "valueTwo"))
         ):
             raise fail(f"an argument of {names[0]} is not a condition")
@@ -255,6 +258,10 @@ def _syscall(entry: Any, fail: Any) -> Json:
             {key: argument[key] for key in ("index", "op", "value", "valueTwo") if key in argument}
         )
     return syscall
+
+
+def _one_of(value: Any, words: frozenset[str]) -> bool:
+    return isinstance(value, str) and value in words
 
 
 def _unsigned(value: Any) -> bool:
