@@ -28,8 +28,7 @@ from acri.aio.process import Processes
 from acri.aio.tasks import TaskOwner
 from acri.aio.threads import Kind, Threads
 from acri.api import convert
-from acri.api.image_service import ImageService as ImageApi
-from acri.api.runtime_service import RuntimeService
+from acri.api.services import cri_router
 from acri.cni.network import Networks
 from acri.config import Settings
 from acri.containerd.client import Containerd
@@ -41,8 +40,6 @@ from acri.images.service import ImageService
 from acri.logs.pump import LogKit
 from acri.model.container import Container
 from acri.model.sandbox import Sandbox
-from acri.proto.runtime import v1 as cri
-from acri.rpc.router import Cardinality, Method, Router
 from acri.rpc.server import Server
 from acri.runtime import gc, holders, recovery, task_events
 from acri.runtime.handlers import Handlers
@@ -130,11 +127,7 @@ class Daemon:
         )
 
     async def _serve(self, node: Node) -> Server:
-        router = Router()
-        missing = router.add_service(_methods("RuntimeService"), RuntimeService(node))
-        missing += router.add_service(_methods("ImageService"), ImageApi(node.images))
-        log.debug("not implemented", rpcs=missing)
-        server = Server(router, codec=WireCodec())
+        server = Server(cri_router(node), codec=WireCodec())
         inherited = listen_sockets()
         if inherited:
             await server.serve_socket(inherited[0])
@@ -223,17 +216,6 @@ def _cgroup_driver(settings: Settings, facts: HostFacts) -> str:
     if settings.cgroups.driver != "auto":
         return settings.cgroups.driver
     return "systemd" if facts.systemd and facts.cgroups.unified else "cgroupfs"
-
-
-def _methods(service: str) -> list[Method]:
-    """The RPCs of one CRI service, from the generated table."""
-    return [
-        Method(
-            path, Cardinality.UNARY_STREAM if row.server_streaming else Cardinality.UNARY_UNARY, row.request, row.reply
-        )
-        for path, row in cri.METHODS.items()
-        if path.startswith(f"/runtime.v1.{service}/")
-    ]
 
 
 class RootLock:

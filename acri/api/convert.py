@@ -43,6 +43,10 @@ T = TypeVar("T")
 
 # Repeated item fields of the list answers (runtime.v1 ListPodSandboxResponse.items, ListContainersResponse.containers).
 _LIST_FIELD = 1
+_SANDBOX_STATES = {
+    True: cri.PodSandboxState(cri.PodSandboxState.SANDBOX_READY),
+    False: cri.PodSandboxState(cri.PodSandboxState.SANDBOX_NOTREADY),
+}
 
 
 def from_wire(cls: type[T], message: Any) -> T:
@@ -133,7 +137,7 @@ def _put(cls: Any, value: Any) -> Any:
 
 
 def _sandbox_state(sandbox: Sandbox) -> cri.PodSandboxState:
-    return cri.PodSandboxState.SANDBOX_READY if sandbox.phase is Phase.READY else cri.PodSandboxState.SANDBOX_NOTREADY
+    return _SANDBOX_STATES[sandbox.phase is Phase.READY]
 
 
 def sandbox_frame(sandbox: Sandbox) -> bytes:

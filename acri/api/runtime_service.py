@@ -42,6 +42,10 @@ V = TypeVar("V", Sandbox, Container)
 KUBELET_API_VERSION = "0.1.0"
 """What a kubelet compares `VersionResponse.version` with; nothing else passes."""
 CRI_API_VERSION = "v1"
+_CGROUP_DRIVERS = {
+    "systemd": cri.CgroupDriver(cri.CgroupDriver.SYSTEMD),
+    "cgroupfs": cri.CgroupDriver(cri.CgroupDriver.CGROUPFS),
+}
 
 
 class RuntimeService:
@@ -77,7 +81,7 @@ class RuntimeService:
         )
 
     async def runtime_config(self, request: cri.RuntimeConfigRequest, call: Call) -> cri.RuntimeConfigResponse:
-        driver = cri.CgroupDriver.SYSTEMD if self._node.cgroup_driver == "systemd" else cri.CgroupDriver.CGROUPFS
+        driver = _CGROUP_DRIVERS[self._node.cgroup_driver]
         return cri.RuntimeConfigResponse(linux=cri.LinuxRuntimeConfiguration(cgroup_driver=driver))
 
     async def update_runtime_config(

@@ -35,9 +35,9 @@ def run(options: argparse.Namespace) -> int:
     # Imported late: `acri serve --help` and mistakes answer at once.
     import uvloop
 
-    from acri.aio import logs
+    from acri.cli import log
     from acri.daemon import Daemon
 
-    logs.setup(settings.log.level, settings.log.format)
+    log.setup(settings.log.level, settings.log.format)
     uvloop.run(Daemon(settings).run())
     return 0

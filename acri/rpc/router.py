@@ -30,6 +30,7 @@ from grpclib import server as grpclib_server
 from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError
 
+from acri.aio import deadline
 from acri.rpc import status
 from acri.rpc.connection import PeerOf
 from acri.rpc.unix import Peer
@@ -164,7 +165,9 @@ class Router:
     def _guarded(self, method: Method, handler: Handler) -> Callable[[_Stream], Awaitable[None]]:
         async def handle(stream: _Stream) -> None:
             call = self._call_of(method, stream)
-            # A request has its own task, so the binding ends with it.
+            # A request has its own task, so the bindings end with it.
+            if call.deadline is not None:
+                deadline.current.set(call.started + call.deadline)
             structlog.contextvars.bind_contextvars(rpc=method.name, request_id=call.request_id)
             with _reported(call):
                 request = await _receive(stream, method, call)

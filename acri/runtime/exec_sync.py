@@ -134,6 +134,8 @@ class _Exec:
         live = self._node.live_of(self._container.id)
         if not live.process:
             stored = await self._node.containerd.containers.get(self._container.id)
+            if stored.spec is None:
+                raise errors.Internal(f"containerd's object of container {self._container.id} has no spec")
             live.process = json.dumps(json.loads(stored.spec.value)["process"]).encode()
         process: dict[str, Any] = json.loads(live.process)
         return process
