@@ -26,6 +26,7 @@ Json = dict[str, Any]
 
 SHM_SIZE = "64m"
 """Of a /dev/shm that is the container's own; the pod's is made by the host room."""
+HOST_SHM = "/dev/shm"
 _SHARED = "rshared"
 _SLAVE = "rslave"
 _PRIVATE = "rprivate"
@@ -168,14 +169,16 @@ def _default_mounts(inputs: MountInputs) -> list[Json]:
 
 def _pod_files(inputs: MountInputs) -> list[Json]:
     access = "ro" if inputs.readonly_rootfs else "rw"
-    files = (
-        ("/etc/hostname", inputs.paths.hostname, access),
-        ("/etc/hosts", inputs.paths.hosts, access),
-        ("/etc/resolv.conf", inputs.paths.resolv_conf, access),
-        ("/dev/shm", inputs.paths.shm, "rw"),
+    # runc 1.2 and later give a bind mount exactly the flags that are named; before, it kept its source's as well.
+    shm_flags = ("nosuid", "nodev") if inputs.paths.shm == HOST_SHM else ("nosuid", "nodev", "noexec")
+    files: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+        ("/etc/hostname", inputs.paths.hostname, (access,)),
+        ("/etc/hosts", inputs.paths.hosts, (access,)),
+        ("/etc/resolv.conf", inputs.paths.resolv_conf, (access,)),
+        ("/dev/shm", inputs.paths.shm, ("rw", *shm_flags)),
     )
     return [
-        _mount(destination, "bind", source, "rbind", _PRIVATE, mode) for destination, source, mode in files if source
+        _mount(destination, "bind", source, "rbind", _PRIVATE, *flags) for destination, source, flags in files if source
     ]
 
 
