@@ -286,7 +286,7 @@ def _pids(place: str) -> set[int]:
 
 
 def oom_kill_count(layout: CgroupLayout, path: str) -> int:
-    """How many processes the kernel has killed in the cgroup of an OCI cgroups path for want of memory; 0 if it is gone.
+    """How many processes the kernel killed for want of memory in the cgroup of an OCI cgroups path; 0 if it is gone.
 
     v2: `oom_kill` of memory.events, which counts below it too. v1: `oom_kill` of memory.oom_control (Linux 4.13).
     """

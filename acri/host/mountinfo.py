@@ -90,10 +90,11 @@ def read(root: str = "/") -> tuple[MountEntry, ...]:
 
 def mounts_below(entries: Iterable[MountEntry], directory: str) -> tuple[str, ...]:
     """Mount points at or below `directory`, one for each mount, in the order in which they can be unmounted."""
-    prefix = directory.rstrip("/") + "/"
+    directory = directory.rstrip("/")
+    prefix = directory + "/"
     found = [
         (entry.mount_point.count("/"), order, entry.mount_point)
         for order, entry in enumerate(entries)
-        if entry.mount_point == directory or entry.mount_point.startswith(prefix)
+        if entry.mount_point == (directory or "/") or entry.mount_point.startswith(prefix)
     ]
     return tuple(point for _, _, point in sorted(found, reverse=True))

@@ -229,10 +229,12 @@ def pin(kernel: Kernel, source: str, path: str, name: str) -> None:
         kernel.mount(source, path, "", MS_BIND)
         if _live_identity(kernel, path, name) != expected:
             raise errors.Aborted(f"{doing}: another namespace was found there")
+    except OSError as error:
+        failure = host_error(doing, error)
+        _undo_pin(kernel, path, failure)
+        raise failure from error
     except BaseException as error:
         _undo_pin(kernel, path, error)
-        if isinstance(error, OSError):
-            raise host_error(doing, error) from error
         raise
 
 
