@@ -5,8 +5,8 @@
     cgroupfs   /kubepods/burstable/pod<uid>                              /kubepods/burstable/pod<uid>/<id>
     systemd    /kubepods.slice/…/kubepods-burstable-pod<uid>.slice       kubepods-burstable-pod<uid>.slice:acri:<id>
 
-The parent has been checked against the driver (`host.cgroups.check_parent`), so its form tells the driver: no cgroupfs
-parent ends in ".slice". systemd names a slice by its last part alone, which holds its ancestors' names.
+`host.cgroups` knows both forms. A record keeps its pod's parent in checked form, so the parent tells the driver (no
+cgroupfs parent ends in ".slice"), and a pod outlives a change of the setting.
 
 References:
     OCI runtime-spec, config-linux.md, "Cgroups Path"; runc, docs/systemd.md.
@@ -14,18 +14,16 @@ References:
 
 from __future__ import annotations
 
-from acri.oci import paths
+from acri.host import cgroups
 
-__all__ = ["SCOPE_PREFIX", "cgroups_path"]
-
-SCOPE_PREFIX = "acri"
-"""The middle of systemd's form: the scope is `acri-<id>.scope`; cAdvisor looks for the id's 64 hex digits in it."""
+__all__ = ["cgroups_path"]
 
 
 def cgroups_path(parent: str, container_id: str) -> str:
-    """The spec's `linux.cgroupsPath` of a container (or sandbox) directly below a checked parent."""
-    cleaned = paths.clean("/" + parent)
-    name = cleaned.rpartition("/")[2]
-    if name.endswith(".slice"):
-        return f"{name}:{SCOPE_PREFIX}:{container_id}"
-    return f"{cleaned.rstrip('/')}/{container_id}"
+    """The spec's `linux.cgroupsPath` of a container (or sandbox) directly below a checked parent.
+
+    Raises:
+        InvalidArgument: no parent, or an id that cannot name a cgroup.
+    """
+    driver = "systemd" if parent.endswith(".slice") else "cgroupfs"
+    return cgroups.cgroups_path(driver, parent, container_id)

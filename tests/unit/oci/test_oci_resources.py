@@ -123,12 +123,12 @@ def test_a_stored_spec_gets_other_resources_and_keeps_its_devices() -> None:
 @pytest.mark.parametrize(
     ("parent", "expected"),
     [
-        ("/kubepods/burstable/podx", "/kubepods/burstable/podx/ID"),
-        ("kubepods/", "/kubepods/ID"),
-        ("/", "/ID"),
-        ("/kubepods.slice/kubepods-podx.slice", "kubepods-podx.slice:acri:ID"),
-        ("test.slice", "test.slice:acri:ID"),
+        ("/kubepods/burstable/podx", "/kubepods/burstable/podx/ab12"),
+        ("kubepods/", "/kubepods/ab12"),
+        ("/", "/ab12"),
+        ("/kubepods.slice/kubepods-podx.slice", "kubepods-podx.slice:acri:ab12"),
+        ("test.slice", "test.slice:acri:ab12"),
     ],
 )
 def test_cgroups_path(parent: str, expected: str) -> None:
-    assert cgroups_path(parent, "ID") == expected
+    assert cgroups_path(parent, "ab12") == expected
