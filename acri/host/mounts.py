@@ -119,7 +119,7 @@ def remove_tree(kernel: Kernel, path: str) -> None:
         errors.FailedPrecondition: something keeps being mounted below it.
         errors.AcriError: the kernel refused.
     """
-    if not os.path.isabs(path) or os.path.normpath(path) == "/":
+    if not os.path.isabs(path) or not os.path.normpath(path).strip("/"):  # normpath leaves "//" as it is
         raise errors.InvalidArgument(f"remove_tree needs an absolute path below /, not {path!r}")
     path = os.path.normpath(path)
     busy: OSError | None = None
