@@ -200,6 +200,7 @@ class ImageSpec:
     annotations: dict[str, str] = field(default_factory=dict)
     user_specified_image: str = ""
     runtime_handler: str = ""
+    image_ref: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,17 @@ class ImageConfig:
     architecture: str = ""
     os: str = ""
 
+    @property
+    def user_name(self) -> str:
+        """The user of `user` by name, "" where it is a number or not given (CRI's Image.username)."""
+        name = self.user.partition(":")[0]
+        return "" if _number(name) is not None else name
+
+    @property
+    def user_id(self) -> int | None:
+        """The user of `user` by number, None where it is a name or not given (CRI's Image.uid)."""
+        return _number(self.user.partition(":")[0])
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -51,3 +62,8 @@ class Image:
     def reference(self) -> str:
         """The repo digest where there is one (CRI's image_ref), else the id."""
         return self.repo_digests[0] if self.repo_digests else self.id
+
+
+def _number(text: str) -> int | None:
+    # As strconv.ParseInt reads it: int() would take "1_000" and other scripts' digits, too.
+    return int(text) if text.isascii() and text.removeprefix("-").isdigit() else None
