@@ -33,8 +33,8 @@ from acri.cni.network import Networks
 from acri.config import Settings
 from acri.containerd.client import Containerd
 from acri.events.stream import EventStream
+from acri.host import cgroups
 from acri.host import facts as host_facts
-from acri.host.facts import HostFacts
 from acri.host.kernel import LinuxKernel
 from acri.images.service import ImageService
 from acri.logs.pump import LogKit
@@ -57,8 +57,6 @@ DRAIN_CALLS_S = 5.0
 DRAIN_OPERATIONS_S = 30.0
 CONTAINERD_PATIENCE_S = 10.0
 """How long a start waits for a containerd that is starting too."""
-
-_DEFAULT_PARENTS = {"cgroupfs": "/acri", "systemd": "/acri.slice"}
 
 
 class Daemon:
@@ -179,7 +177,7 @@ def build_node(settings: Settings, tasks: TaskOwner) -> Node:
     processes = Processes(threads)
     kernel = LinuxKernel()
     facts = host_facts.gather()
-    driver = _cgroup_driver(settings, facts)
+    driver = cgroups.choose_driver(settings.cgroups.driver, facts.cgroups, systemd=facts.systemd)
     containerd = Containerd(settings.containerd.address, settings.containerd.namespace)
     operations = Operations()
     paths = Paths(settings)
@@ -206,16 +204,10 @@ def build_node(settings: Settings, tasks: TaskOwner) -> Node:
         image_users=ImageUsers(containerd, kernel, threads, f"{settings.state_dir}/scratch"),
         handlers=Handlers(settings, systemd_cgroup=driver == "systemd"),
         cgroup_driver=driver,
-        default_cgroup_parent=settings.cgroups.parent or _DEFAULT_PARENTS[driver],
+        default_cgroup_parent=settings.cgroups.parent or cgroups.default_parent(driver),
         sandboxes=Store[Sandbox]("pod sandbox", convert.sandbox_frame),
         containers=Store[Container]("container", convert.container_frame),
     )
-
-
-def _cgroup_driver(settings: Settings, facts: HostFacts) -> str:
-    if settings.cgroups.driver != "auto":
-        return settings.cgroups.driver
-    return "systemd" if facts.systemd and facts.cgroups.unified else "cgroupfs"
 
 
 class RootLock:

@@ -191,7 +191,7 @@ async def _plan(node: Node, request: _Request) -> tuple[Container, spec.Built]:
         settings=spec.SpecSettings(
             privileged_without_host_devices=request.handler.settings.privileged_without_host_devices
         ),
-        target_pid_path=await _target_pid_path(node, config),
+        target_pid_path=await _target_pid_path(node, sandbox, config),
         mounts=await run(Kind.HOST_FILE, host_inputs.resolve_mounts, config.mounts) if config.mounts else (),
         devices=await run(Kind.HOST_FILE, host_inputs.resolve_devices, config.devices) if config.devices else (),
         host_devices=await run(Kind.HOST_FILE, host_inputs.host_devices) if context.privileged else (),
@@ -209,12 +209,14 @@ async def _resolve_user(node: Node, request: _Request) -> User:
     return users.resolve(request.config, request.image.config, files)
 
 
-async def _target_pid_path(node: Node, config: ContainerConfig) -> str:
-    """The PID namespace that an ephemeral container joins: its target's, which must run."""
+async def _target_pid_path(node: Node, sandbox: Sandbox, config: ContainerConfig) -> str:
+    """The PID namespace that an ephemeral container joins: its target's, which must run in the same pod."""
     options = security.security_context(config).namespace_options
     if options is None or options.pid is not NamespaceMode.TARGET:
         return ""
     target = node.containers.require(options.target_id).value
+    if target.sandbox_id != sandbox.id:
+        raise errors.InvalidArgument(f"target container {target.id} is not in pod sandbox {sandbox.id}")
     if target.state is not ContainerState.RUNNING:
         raise errors.FailedPrecondition(f"target container {target.id} is {target.state.name}, not RUNNING")
     task = await node.containerd.tasks.get(target.id)

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from acri import errors
 from acri.host import mountinfo
 from acri.model.config import Device, Mount, MountPropagation
+from acri.oci import seccomp
 from acri.oci.devices import HostDevice, ResolvedDevice
 from acri.oci.mounts import ResolvedMount
 
 __all__ = ["host_devices", "read_seccomp_profile", "resolve_devices", "resolve_mounts"]
 
-_MAX_PROFILE = 4 << 20
 # Not devices of the host but views of it: a container has its own.
 _OWN_DIRECTORIES = frozenset({"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"})
 _OWN_NODES = frozenset({"/dev/console"})
@@ -131,9 +131,9 @@ def read_seccomp_profile(path: str) -> bytes:
         with open(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise errors.InvalidArgument(f"seccomp profile {path!r} is not a regular file")
-            data = file.read(_MAX_PROFILE + 1)
+            data = file.read(seccomp.LOCALHOST_LIMIT + 1)
     except OSError as error:
         raise errors.FailedPrecondition(f"seccomp profile {path!r} cannot be read: {error.strerror}") from error
-    if len(data) > _MAX_PROFILE:
-        raise errors.InvalidArgument(f"seccomp profile {path!r} has more than {_MAX_PROFILE} bytes")
+    if len(data) > seccomp.LOCALHOST_LIMIT:
+        raise errors.InvalidArgument(f"seccomp profile {path!r} has more than {seccomp.LOCALHOST_LIMIT} bytes")
     return data
