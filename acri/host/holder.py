@@ -33,10 +33,11 @@ from acri.host import namespaces
 from acri.host.failures import host_error
 from acri.host.kernel import Kernel
 
-__all__ = ["Holder", "HolderLike", "HolderPlan", "alive", "pidfd", "program_path", "reap", "start", "stop"]
+__all__ = ["Holder", "HolderLike", "HolderPlan", "alive", "find", "pidfd", "program_path", "reap", "start", "stop"]
 
 _REPORT = struct.Struct("=BBHi")
 _START_TIMEOUT_S = 20.0
+_HOLDER_ID = 65535  # holder.c: NOBODY
 _STEPS = {
     1: "clone",
     2: "new session",
@@ -142,6 +143,41 @@ def alive(holder: HolderLike) -> bool:
     return start_time == holder.start_time and state not in "ZXx"
 
 
+def find(sandbox_id: str) -> Holder | None:
+    """The living holder of a sandbox whose record does not name it: acri died between starting and recording it.
+
+    A name in a command line proves nothing, so it also has to be PID 1 of a PID namespace, run as the holder's user
+    under a seccomp filter, and be the very program. Reads all of /proc.
+    """
+    command = f"acri-holder\0{sandbox_id}\0".encode()
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                if file.read(len(command) + 1) != command:
+                    continue
+            state, start_time = _stat(int(name))
+            if state not in "ZXx" and _is_confined_holder(name):
+                return Holder(int(name), start_time)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):  # it ended, or belongs to another world
+            continue
+    return None
+
+
+def _is_confined_holder(pid: str) -> bool:
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+        status = {key: value.split() for key, _, value in (line.partition(":") for line in file)}
+    program = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
+    return (
+        len(status["NSpid"]) > 1
+        and status["NSpid"][-1] == "1"
+        and set(status["Uid"]) == {str(_HOLDER_ID)}
+        and status["Seccomp"] == ["2"]
+        and (program == "/memfd:acri-holder" or program == program_path())
+    )
+
+
 def pidfd(kernel: Kernel, holder: HolderLike) -> int:
     """A pidfd for this very process, readable when it is dead. The caller closes it.
 
@@ -156,8 +192,8 @@ def pidfd(kernel: Kernel, holder: HolderLike) -> int:
     except OSError as error:
         raise host_error(f"watch the holder with pid {holder.pid}", error) from error
     try:
-        # In this order the fd and the start time belong together: a pid is not given away while somebody checks it
-        # only if the process that the fd stands for is still the one that /proc shows.
+        # First the fd, then the start time: a successor with this pid has a later one, and then this fails; if the
+        # time is right, the process was there before and after the fd was made, so the fd is its.
         if _stat(holder.pid)[1] == holder.start_time:
             return fd
     except (FileNotFoundError, ProcessLookupError):

@@ -79,7 +79,7 @@ class NamespacePlan:
 
     net              e.g. /run/netns/acri-ID
     ipc, uts         e.g. /run/acri/ns/ID/ipc; missing directories are made, mode 0711
-    hostname         set in the new UTS namespace; "" leaves a copy of the node's
+    hostname         set in the new UTS namespace; "" leaves a copy of the node's; without `uts` it has no effect
     sysctls          the user's, any spelling; a mistake is an error
     default_sysctls  acri's own, written first and where the kernel has them: `net.ipv4.ip_unprivileged_port_start`, …
     roots            directories to have as mount points first (`prepare_root`): /run/netns, /run/acri/ns
@@ -178,11 +178,7 @@ def _undo_pin(kernel: Kernel, path: str, error: BaseException) -> None:
 
 def _check_hostname(plan: NamespacePlan) -> None:
     name = plan.hostname
-    if not name:
-        return
-    if not plan.uts:
-        raise errors.InvalidArgument(f"hostname {name!r}: the pod uses the node's UTS namespace")
-    if len(os.fsencode(name)) > _HOST_NAME_MAX or not name.isprintable():
+    if len(os.fsencode(name)) > _HOST_NAME_MAX or (name and not name.isprintable()):
         raise errors.InvalidArgument(f"hostname {name!r} has more than {_HOST_NAME_MAX} bytes or a control character")
 
 

@@ -169,6 +169,42 @@ def test_another_start_time_is_another_process(started: tuple[Holder, Pinned], k
     assert holder.alive(held)
 
 
+def test_one_that_was_not_recorded_is_found(started: tuple[Holder, Pinned], kernel: LinuxKernel) -> None:
+    held, _ = started
+    assert holder.find("sandbox-a") == held
+    assert holder.find("sandbox") is None
+    holder.stop(kernel, held)
+    assert holder.find("sandbox-a") is None
+
+
+def test_a_process_of_the_same_name_is_not_found(place: Path) -> None:
+    with subprocess.Popen(["acri-holder", "sandbox-b"], executable="/bin/cat", stdin=subprocess.PIPE) as other:
+        assert Path(f"/proc/{other.pid}/cmdline").read_bytes() == b"acri-holder\0sandbox-b\0"
+        assert holder.find("sandbox-b") is None
+
+
+def test_it_outlives_acri(place: Path, kernel: LinuxKernel) -> None:
+    """kill -9 of the process that made it: the holder lives on, is found, and can be stopped by a stranger."""
+    script = (
+        "import os, signal, sys; from acri.host import holder; from acri.host.kernel import LinuxKernel\n"
+        "held = holder.start(LinuxKernel(), holder.HolderPlan(sys.argv[1], pin=sys.argv[2]))\n"
+        "print(held.pid, held.start_time, flush=True); os.killpg(0, signal.SIGKILL)"
+    )
+    name, pin = f"outlives-{os.getpid()}", f"{place}/ns/pid"
+    path = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, "-c", script, name, pin]
+    done = subprocess.run(
+        command, env={"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=False, start_new_session=True
+    )
+    assert done.returncode == -signal.SIGKILL
+    held = Holder(*map(int, done.stdout.split()))
+    assert holder.alive(held)
+    assert holder.find(name) == held
+    holder.stop(kernel, held)
+    assert not holder.alive(held)
+    namespaces.remove(kernel, Pinned(pid=pin))
+
+
 def test_stop_is_idempotent_and_leaves_no_zombie(started: tuple[Holder, Pinned], kernel: LinuxKernel) -> None:
     held, _ = started
     holder.stop(kernel, held)
