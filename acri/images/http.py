@@ -11,10 +11,11 @@ Numbers (python-anchors.md 5.1): `read_bufsize=2**18` triples the rate of the de
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Http", "TransportError"]
 
 _READ_BUFFER = 2**18
-_READ_TIMEOUT_S = 30.0
+_SILENCE_S = 30.0
 _MAX_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -38,8 +39,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 class TransportError(Exception):
     """No answer, or one that broke off.
 
-    `kind`: `connect` (nobody there), `tls` (not trusted), `not-tls` (the host speaks no TLS), `broken` (it ended early
-    or stalled), `protocol` (what came is no HTTP, or redirects without end).
+    `kind`: `connect` (nobody there), `tls` (not trusted), `not-tls` (the host speaks no TLS), `broken` (it ended
+    early), `stalled` (nothing came for a while), `protocol` (what came is no HTTP, or redirects without end).
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -48,10 +49,15 @@ class TransportError(Exception):
 
 
 class Http:
-    """One instance per daemon; `close` when it ends."""
+    """One instance per daemon; `close` when it ends.
 
-    def __init__(self, threads: Threads) -> None:
+    Args:
+        silence: seconds without a byte after which an answer counts as stalled.
+    """
+
+    def __init__(self, threads: Threads, silence: float = _SILENCE_S) -> None:
         self._threads = threads
+        self._silence = silence
         self._session: aiohttp.ClientSession | None = None
         self._contexts: dict[Tls, tuple[tuple[float, ...], ssl.SSLContext]] = {}
 
@@ -84,9 +90,7 @@ class Http:
         Raises:
             TransportError: see there.
         """
-        import aiohttp
-
-        session = self._open()
+        session = await self._open()
         own = _origin(url)
         for _ in range(_MAX_REDIRECTS + 1):
             at_home = _origin(url) == own
@@ -100,7 +104,7 @@ class Http:
                     ssl=context,
                     allow_redirects=False,
                     proxy=proxy_for(url, os.environ),
-                    timeout=aiohttp.ClientTimeout(sock_connect=connect_timeout, sock_read=_READ_TIMEOUT_S),
+                    timeout=_timeout(connect_timeout, self._silence),
                 )
             try:
                 location = response.headers.get("Location", "")
@@ -115,7 +119,7 @@ class Http:
                 raise TransportError("protocol", f"redirected to {_shown(url)}, which is no web address")
         raise TransportError("protocol", f"more than {_MAX_REDIRECTS} redirects")
 
-    async def chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    async def chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         """The body as it comes. Raises `TransportError` if it breaks off."""
         while True:
             with _Translated():
@@ -127,13 +131,17 @@ class Http:
     async def body(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """The body, cut after `limit` + 1 bytes, so that a caller sees that it was longer."""
         data = bytearray()
-        async for chunk in self.chunks(response):
-            data += chunk
-            if len(data) > limit:
-                break
+        async with aclosing(self.chunks(response)) as chunks:
+            async for chunk in chunks:
+                data += chunk
+                if len(data) > limit:
+                    break
         return bytes(data[: limit + 1])
 
-    def _open(self) -> aiohttp.ClientSession:
+    async def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            # 110 ms of imports: not on the loop.
+            await self._threads.run(Kind.FILE, importlib.import_module, "aiohttp")
         if self._session is None:
             import aiohttp
 
@@ -180,17 +188,21 @@ def translate(error: Exception) -> TransportError | None:
         return TransportError("not-tls" if not_tls else "tls", f"TLS failed: {_reason(inner)}")
     if isinstance(error, aiohttp.ClientConnectorError):
         return TransportError("connect", f"cannot connect: {_reason(error.os_error)}")
-    if isinstance(error, aiohttp.ServerTimeoutError | TimeoutError):
-        connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
-        return TransportError(
-            "connect" if connecting else "broken",
-            "cannot connect: timed out" if connecting else f"nothing came for {_READ_TIMEOUT_S:.0f} s",
-        )
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return TransportError("connect", "cannot connect: timed out")
+    if isinstance(error, TimeoutError):
+        return TransportError("stalled", "nothing comes any more")
     if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
         return TransportError("broken", f"the connection broke: {_reason(error)}")
     if isinstance(error, aiohttp.ClientError | ValueError | asyncio.IncompleteReadError):
         return TransportError("protocol", f"the answer is no HTTP: {_reason(error)}")
     return None
+
+
+def _timeout(connect: float, silence: float) -> aiohttp.ClientTimeout:
+    import aiohttp
+
+    return aiohttp.ClientTimeout(sock_connect=connect, sock_read=silence)
 
 
 def _times(tls: Tls) -> tuple[float, ...]:
@@ -238,6 +250,8 @@ def _shown(url: str) -> str:
 def _reason(error: object) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)  # asyncio puts a sentence of its own into strerror
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

@@ -18,7 +18,7 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -75,7 +75,7 @@ class Body:
 
     host: Host
     offset: int
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncGenerator[bytes, None]
 
 
 class Registry:
@@ -144,6 +144,10 @@ class Registry:
                 yield Body(host, _start(response, offset), self._http.chunks(response))
                 return
         raise self._combined(failures)
+
+    def has_other(self, blob: Descriptor, avoid: Collection[Host]) -> bool:
+        """Whether somebody but `avoid` may have `blob`."""
+        return any(host not in avoid for host in self._for(PULL, blob.urls))
 
     async def _resolve_at(self, host: Host, last: bool) -> tuple[Descriptor, bytes | None]:
         path = f"manifests/{self._reference.selector}"
@@ -246,7 +250,7 @@ class Registry:
                     tries += 1
                     continue
                 failure = HostFailure(url, "tls" if "tls" in error.kind else "unavailable", str(error))
-                if error.kind != "broken" or tries <= 0:
+                if error.kind not in ("broken", "stalled") or tries <= 0:
                     raise failure from None
                 delay = _delay(TRIES - tries)
             log.info("registry request is repeated", error=str(failure), delay=round(delay, 2))
