@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 
 from acri import errors
 from acri.logs.format import LogFormatError, Pieces, parse_line
@@ -24,6 +25,7 @@ __all__ = ["LogFile", "open_error"]
 _MODE = 0o640
 # More than a record can have (piece, time, stream, tag), so that the last line of our own file is always found whole.
 _LOOK_BACK = 64 * 1024
+_DAY_NS = 24 * 3600 * 10**9
 _MOST_PIECES = os.sysconf("SC_IOV_MAX")
 
 
@@ -126,7 +128,8 @@ class LogFile:
     def mend(self) -> int:
         """Make an existing file end with a whole line; the time of that line in ns, 0 if it has none.
 
-        A torn record that lacks only its newline gets it, any other fragment is removed. Raises OSError.
+        A torn record that lacks only its newline gets it, any other fragment is removed. Raises OSError. A time more
+        than a day ahead counts as 0: whoever can write the directory could put the log into the year 9999 otherwise.
         """
         size = self.size()
         start = max(0, size - _LOOK_BACK)
@@ -135,7 +138,7 @@ class LogFile:
         if line_end < len(data):
             fragment = data[line_end:] + b"\n"
             foreign = line_end == 0 and start > 0  # a line longer than any of ours: keep it
-            if foreign or _time_of(fragment):
+            if foreign or _believable(fragment) is not None:
                 os.write(self._fd, b"\n")
                 return _time_of(fragment)
             os.ftruncate(self._fd, start + line_end)
@@ -148,10 +151,16 @@ class LogFile:
 
 
 def _time_of(line: bytes) -> int:
+    return _believable(line) or 0
+
+
+def _believable(line: bytes) -> int | None:
+    """The time of a record, 0 if it is far in the future; None if this is no record."""
     try:
-        return parse_line(line).time_ns
+        found = parse_line(line).time_ns
     except LogFormatError:
-        return 0
+        return None
+    return found if found < time.time_ns() + _DAY_NS else 0
 
 
 def open_error(error: OSError, path: str) -> errors.AcriError:

@@ -46,11 +46,10 @@ async def run(directory: str, line: int, size: int) -> tuple[float, float, float
     await container.open()
     used, start = time.process_time(), time.perf_counter()
     writer = subprocess.Popen([sys.executable, "-c", WRITER, paths["stdout"], str(line), str(size)])  # noqa: ASYNC220
-    while writer.poll() is None:
-        await asyncio.sleep(0.005)
+    await asyncio.to_thread(writer.wait)
     assert await container.drain(60)
     seconds, used = time.perf_counter() - start, time.process_time() - used
-    written = os.path.getsize(path)
+    written = (await asyncio.to_thread(os.stat, path)).st_size
     await container.close()
     kit.close()
     threads.close()
