@@ -25,10 +25,8 @@ import termios
 import threading
 import time
 import zlib
-from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Protocol
 
 import structlog
 
@@ -36,8 +34,9 @@ from acri.aio import fifo
 from acri.logs.file import LogFile
 from acri.logs.format import STREAMS, Pieces, Stream, Tail, format_block, format_tail
 from acri.logs.mark import Block, Mark, StreamMark
+from acri.logs.scratch import Scratch, ScratchPool, Tee
 
-__all__ = ["BLOCK", "Copier", "ScratchPool", "Status", "Step", "Tee"]
+__all__ = ["BLOCK", "Copier", "Status", "Step"]
 
 # Measured (tests/perf/bench_logs.py, 100-byte lines): 64 KiB 489 MiB/s in, 128 544, 256 643, 512 647.
 BLOCK = 256 * 1024
@@ -45,45 +44,6 @@ BLOCK = 256 * 1024
 BUDGET = 8 * BLOCK
 
 log = structlog.get_logger(__name__)
-
-
-class Tee(Protocol):
-    """tee(2), never blocking: bytes duplicated; 0 if the FIFO is empty and has no writer. Raises BlockingIOError."""
-
-    def __call__(self, source: int, target: int, count: int, /) -> int: ...
-
-
-class Scratch:
-    """A pipe to tee into, and a buffer for what is dropped."""
-
-    def __init__(self) -> None:
-        self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        fifo.enlarge(self.writer, fifo.WANTED_PIPE_SIZE)
-        self.buffer = bytearray(BLOCK)
-
-    def close(self) -> None:
-        os.close(self.reader)
-        os.close(self.writer)
-
-
-class ScratchPool:
-    """As many scratches as threads copy at once; one instance per daemon."""
-
-    def __init__(self) -> None:
-        self._free: deque[Scratch] = deque()
-
-    def take(self) -> Scratch:
-        try:
-            return self._free.pop()
-        except IndexError:
-            return Scratch()
-
-    def give(self, scratch: Scratch) -> None:
-        self._free.append(scratch)
-
-    def close(self) -> None:
-        while self._free:
-            self._free.pop().close()
 
 
 class Status(Enum):
@@ -155,7 +115,7 @@ class Copier:
     def reopen(self, *, at_line_end: bool) -> bool:
         """Go over to a new file at the log path; False if `at_line_end` and a line is not finished.
 
-        Raises OSError; then the old file stays in use and no new one was made by us.
+        Raises OSError; then the old file stays in use.
         """
         with self._mutex:
             if self._path is None:
@@ -244,16 +204,9 @@ class Copier:
     def _next(self, source: _Source, scratch: Scratch) -> bytes | None:
         """The next block; None if there is nothing yet, empty if there is no writer either."""
         try:
-            return os.read(source.fd, BLOCK) if self._path is None else self._peek(source, BLOCK, scratch)
+            return os.read(source.fd, BLOCK) if self._path is None else scratch.peek(source.fd, BLOCK, self._tee)
         except BlockingIOError:
             return None
-
-    def _peek(self, source: _Source, count: int, scratch: Scratch) -> bytes:
-        count = self._tee(source.fd, scratch.writer, count)
-        data = os.read(scratch.reader, count) if count else b""
-        while len(data) < count:
-            data += os.read(scratch.reader, count - len(data))
-        return data
 
     def _put(self, source: _Source, data: bytes, scratch: Scratch | None) -> None:
         """One block through all stations. Empty data: the last line, which has no newline."""
@@ -274,8 +227,7 @@ class Copier:
     def _finish(self, source: _Source, count: int, tail: Tail, scratch: Scratch | None) -> None:
         if count:
             assert scratch is not None
-            with memoryview(scratch.buffer) as buffer:
-                dropped = os.readv(source.fd, [buffer[: count - 1], source.mark.witness])
+            dropped = scratch.drop(source.fd, count, source.mark.witness)
             if dropped != count:
                 self._log.error("log fifo has another reader", stream=source.name, wanted=count, dropped=dropped)
         source.mark.done()
@@ -336,7 +288,7 @@ class Copier:
         if not block.count:
             return b""
         try:
-            data = self._peek(source, block.count, scratch)
+            data = scratch.peek(source.fd, block.count, self._tee)
         except BlockingIOError:
             return None
         if len(data) < block.count and _readable(source.fd) >= block.count:

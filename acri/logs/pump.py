@@ -26,9 +26,10 @@ import structlog
 
 from acri import errors
 from acri.aio.tasks import TaskOwner
-from acri.logs.copier import Copier, ScratchPool, Status, Step, Tee
+from acri.logs.copier import Copier, Status, Step
 from acri.logs.file import open_error
 from acri.logs.format import Stream
+from acri.logs.scratch import ScratchPool, Tee
 
 __all__ = ["ContainerLog", "LogKit", "RunInThread", "Subscriber"]
 

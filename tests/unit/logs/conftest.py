@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -49,3 +50,14 @@ async def new_log(kit: LogKit, tmp_path: Path) -> AsyncIterator[Callable[[], Con
     yield make
     for log in made:
         await log.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    target = tmp_path / "disk"
+    target.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(target)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("cannot mount a tmpfs")
+    yield target
+    subprocess.run(["umount", "-l", str(target)], check=True)

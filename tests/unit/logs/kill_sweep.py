@@ -22,8 +22,9 @@ from typing import Any
 from acri.aio import fifo
 from acri.host.kernel import LinuxKernel
 from acri.logs import copier
-from acri.logs.copier import Copier, ScratchPool, Status
+from acri.logs.copier import Copier, Status
 from acri.logs.format import STREAMS, Stream, parse_records, rejoin
+from acri.logs.scratch import ScratchPool
 
 copier.BLOCK = 20_000  # several blocks, and lines that go over their edges
 TEE = LinuxKernel().tee

@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,11 @@ import pytest
 from acri import errors
 from acri.aio import fifo
 from acri.host.kernel import LinuxKernel
-from acri.logs.copier import Copier, ScratchPool, Status
+from acri.logs.copier import Copier, Status
 from acri.logs.file import LogFile, open_error
 from acri.logs.format import Tail, format_time, parse_records, rejoin
 from acri.logs.mark import Block, Mark
+from acri.logs.scratch import ScratchPool
 
 PROJECT = Path(__file__).parents[3]
 
@@ -53,17 +53,6 @@ def test_killed_at_every_line(tmp_path: Path, scenario: str, stride: int) -> Non
 
 def make_copier(log: Path | None, mark: Path | None) -> Copier:
     return Copier("c", str(log) if log else None, str(mark) if mark else None, LinuxKernel().tee, ScratchPool())
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    target = tmp_path / "disk"
-    target.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(target)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("cannot mount a tmpfs")
-    yield target
-    subprocess.run(["umount", "-l", str(target)], check=True)
 
 
 def test_full_disk_keeps_whole_lines_and_loses_nothing(tmp_path: Path, small_disk: Path, fifos: dict[str, str]) -> None:

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from acri import errors
 from acri.aio import fifo
+from acri.logs import pump
 from acri.logs.format import Stream, parse_records, rejoin
 from acri.logs.pump import ContainerLog, LogKit
 
@@ -98,9 +100,9 @@ async def test_many_writers_of_one_stream(tmp_path: Path, fifos: dict[str, str],
         "import os, sys\nfd, name = os.open(sys.argv[1], 1), sys.argv[2].encode()\n"
         "for i in range(3000): os.write(fd, b'%s %05d\\n' % (name, i))"
     )
-    stderr = fifo.open_writer(fifos["stderr"])
+    shim = fifo.open_writer(fifos["stdout"])
     await wait(*(spawn(code, fifos["stdout"], name) for name in "abcd"))
-    os.close(stderr)
+    os.close(shim)
     assert await log.drain(30)
     lines = read(tmp_path / "0.log")["stdout"].splitlines()
     assert sorted(lines) == sorted(b"%c %05d" % (name, i) for name in b"abcd" for i in range(3000))
@@ -273,6 +275,46 @@ async def test_recovering_without_a_log_directory(
     assert await log.drain(10)
     assert read(path)["stdout"] == b"kept\n"
     await log.close()
+
+
+async def test_full_disk_holds_the_writer_and_goes_on_by_itself(
+    kit: LogKit, tmp_path: Path, small_disk: Path, fifos: dict[str, str]
+) -> None:
+    path, ballast = small_disk / "0.log", small_disk / "ballast"
+    ballast.write_bytes(bytes(200 * 1024))
+    log = ContainerLog(kit, "c", log_path=str(path), mark_path=str(tmp_path / "mark"))
+    with capture_logs() as events:
+        await start(log, fifos)
+        size = 90_000
+        writer = spawn(WRITER, fifos["stdout"], 21, size, 10_000)
+        async with asyncio.timeout(30):
+            while not events:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.4)  # a few tries
+            ballast.unlink()
+            await wait(writer)
+            assert await log.drain(30)
+        await log.close()
+    assert read(path)["stdout"] == expected(21, size, 10_000)
+    assert [event["log_level"] for event in events] == ["warning", "info"]
+
+
+async def test_drain_gives_up_on_a_disk_that_stays_full(
+    kit: LogKit, tmp_path: Path, small_disk: Path, fifos: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pump, "LAST_STEP_S", 0.2)
+    log = ContainerLog(kit, "c", log_path=str(small_disk / "0.log"), mark_path=str(tmp_path / "mark"))
+    with capture_logs() as events:
+        await start(log, fifos)
+        (small_disk / "ballast").write_bytes(bytes(240 * 1024))
+        writer = fifo.open_writer(fifos["stdout"])
+        fifo.enlarge(writer)
+        os.write(writer, b"0123456789\n" * 4_000)
+        os.close(writer)
+        assert not await log.drain(0.2)
+        await log.close()
+    assert [event["event"] for event in events if event["log_level"] == "warning"][-1] == "log output lost"
+    assert set(read(small_disk / "0.log")["stdout"].splitlines()) <= {b"0123456789"}
 
 
 async def test_no_log_path_consumes_and_publishes(kit: LogKit, fifos: dict[str, str]) -> None:
