@@ -105,7 +105,10 @@ class RuntimeSettings:
     handlers: dict[str, HandlerSettings] = key(
         {"runc": HandlerSettings()}, "A table per runtime handler: [runtime.handlers.NAME]."
     )
-    exec_output_limit: int = key(16 << 20, "Bytes of stdout and stderr together that ExecSync answers at most.")
+    exec_output_limit: int = key(
+        (16 << 20) - (64 << 10),
+        "Bytes of stdout and stderr together that ExecSync answers at most; a kubelet takes messages of up to 16 MiB.",
+    )
     drain_timeout: float = key(
         10.0, "Seconds to wait for output after a process ended while others still hold its stdout or stderr."
     )

@@ -22,6 +22,7 @@ import structlog
 
 import acri
 from acri import errors
+from acri.aio import lag
 from acri.aio.notify import Notifier, listen_sockets
 from acri.aio.operation import Operations
 from acri.aio.process import Processes
@@ -40,9 +41,11 @@ from acri.images.service import ImageService
 from acri.logs.pump import LogKit
 from acri.model.container import Container
 from acri.model.sandbox import Sandbox
+from acri.rpc import unix
 from acri.rpc.server import Server
 from acri.runtime import gc, holders, recovery, task_events
 from acri.runtime.handlers import Handlers
+from acri.runtime.health import Health
 from acri.runtime.image_users import ImageUsers
 from acri.runtime.node import Node
 from acri.runtime.paths import Paths
@@ -100,6 +103,9 @@ class Daemon:
         self._lock = RootLock.take(self.settings.root_dir)
         node = self._node = build_node(self.settings, self._tasks)
         version = await _await_containerd(node)
+        # Containers are descendants of containerd: what it may do is what they can be given.
+        peer = await unix.peer_pid(self.settings.containerd.address)
+        node.facts = await node.threads.run(Kind.FILE, host_facts.gather, peer if peer > 0 else "self")
         await node.images.load()
         await recovery.recover(node)
         await gc.remove_orphans(node)
@@ -111,7 +117,10 @@ class Daemon:
             on_gap=functools.partial(recovery.resync, node),
         )
         self._tasks.spawn(events.run(), name="event stream")
+        self._tasks.spawn(node.health.run(), name="health")
         holders.watch_all(node)
+        self._tasks.spawn(gc.collect_networks(node), name="collect networks")
+        self._tasks.spawn(lag.watch(), name="loop lag")
         self._server = await self._serve(node)
         log.info(
             "serving",
@@ -147,6 +156,7 @@ class Daemon:
                 if live.log is not None:
                     await live.log.close()
             node.log_kit.close()
+            await node.networks.close()
             await node.images.close()
             await node.containerd.close()
             node.threads.close()
@@ -181,6 +191,15 @@ def build_node(settings: Settings, tasks: TaskOwner) -> Node:
     containerd = Containerd(settings.containerd.address, settings.containerd.namespace)
     operations = Operations()
     paths = Paths(settings)
+    networks = Networks(
+        settings.cni.conf_dir,
+        settings.cni.bin_dirs,
+        settings.cni.cache_dir,
+        run=processes.run,
+        run_in_thread=functools.partial(threads.run, Kind.FILE),
+        timeout=settings.cni.timeout,
+        owner=f"acri {settings.root_dir}",
+    )
     return Node(
         settings=settings,
         paths=paths,
@@ -191,19 +210,14 @@ def build_node(settings: Settings, tasks: TaskOwner) -> Node:
         processes=processes,
         tasks=tasks,
         operations=operations,
-        networks=Networks(
-            settings.cni.conf_dir,
-            settings.cni.bin_dirs,
-            settings.cni.cache_dir,
-            run=processes.run,
-            run_in_thread=functools.partial(threads.run, Kind.FILE),
-            timeout=settings.cni.timeout,
-        ),
+        networks=networks,
+        health=Health(containerd, networks, tasks),
         log_kit=LogKit(functools.partial(threads.run, Kind.LOG), kernel.tee, tasks),
         images=ImageService(settings, containerd, threads, operations),
         image_users=ImageUsers(containerd, kernel, threads, f"{settings.state_dir}/scratch"),
         handlers=Handlers(settings, systemd_cgroup=driver == "systemd"),
         cgroup_driver=driver,
+        cgroup_options=cgroups.delegation_options(),
         default_cgroup_parent=settings.cgroups.parent or cgroups.default_parent(driver),
         sandboxes=Store[Sandbox]("pod sandbox", convert.sandbox_frame),
         containers=Store[Container]("container", convert.container_frame),

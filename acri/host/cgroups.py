@@ -124,6 +124,16 @@ def detect(root: str = "/") -> CgroupLayout:
     return CgroupLayout(CgroupMode.V2, tuple(hierarchies))
 
 
+def delegation_options(root: str = "/") -> tuple[str, ...]:
+    """Those of nsdelegate and memory_recursiveprot that the host's cgroup2 mount has.
+
+    They belong to the file system, not to a mount: a container that mounts it in the host's cgroup namespace has to
+    name them again, or the host loses them (easily-missed.md 24).
+    """
+    options = {option for entry in mountinfo.read(root) if entry.fs_type == "cgroup2" for option in entry.super_options}
+    return tuple(sorted(options & {"nsdelegate", "memory_recursiveprot"}))
+
+
 def choose_driver(choice: str, layout: CgroupLayout, *, systemd: bool) -> str:
     """ "cgroupfs" or "systemd" for the setting "cgroupfs", "systemd" or "auto" (systemd where it is PID 1, on v2)."""
     if choice != "auto":

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from acri.errors import ConfigError
 
-__all__ = ["MAX_PATH", "Listener", "Peer", "connect", "credentials", "listen"]
+__all__ = ["MAX_PATH", "Listener", "Peer", "connect", "credentials", "listen", "peer_pid"]
 
 #: The longest path that fits `struct sockaddr_un` with its NUL (unix(7)).
 MAX_PATH = 107
@@ -80,6 +80,12 @@ async def connect(path: str) -> socket.socket:
             sock.close()
             raise
         await asyncio.sleep(_BUSY_WAIT_S)
+
+
+async def peer_pid(path: str) -> int:
+    """The process that listens on a unix socket. Raises OSError if nobody does."""
+    with await connect(path) as sock:
+        return credentials(sock).pid
 
 
 def credentials(sock: socket.socket | None) -> Peer:

@@ -187,7 +187,7 @@ async def _plan(node: Node, request: _Request) -> tuple[Container, spec.Built]:
         ),
         hostname=sandbox_files.hostname_of(sandbox),
         cgroups_path=container.cgroups_path,
-        cgroup_options=node.facts.cgroups.mount_options,
+        cgroup_options=node.cgroup_options,
         settings=spec.SpecSettings(
             privileged_without_host_devices=request.handler.settings.privileged_without_host_devices
         ),

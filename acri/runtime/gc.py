@@ -17,7 +17,7 @@ from acri.host import namespaces
 from acri.host.mounts import remove_tree
 from acri.runtime.node import Node
 
-__all__ = ["remove_orphans"]
+__all__ = ["collect_networks", "remove_orphans"]
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +29,12 @@ async def remove_orphans(node: Node) -> None:
     removed = await node.threads.run(Kind.FILE, _remove, node, sandboxes, containers)
     if removed:
         log.warning("removed what was left of unknown objects", ids=removed)
+
+
+async def collect_networks(node: Node) -> None:
+    """CNI DEL for attachments of sandboxes that are gone, and the plugins' own clean-up (CNI 1.1's GC)."""
+    for complaint in await node.networks.collect(entry.value.id for entry in node.sandboxes):
+        log.warning("network not collected", error=complaint)
 
 
 def _remove(node: Node, sandboxes: set[str], containers: set[str]) -> list[str]:

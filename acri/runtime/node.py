@@ -26,6 +26,7 @@ from acri.logs.pump import ContainerLog, LogKit
 from acri.model.container import Container
 from acri.model.sandbox import Sandbox
 from acri.runtime.handlers import Handlers
+from acri.runtime.health import Health
 from acri.runtime.image_users import ImageUsers
 from acri.runtime.paths import Paths
 from acri.store import Entry, Store
@@ -68,12 +69,14 @@ class Node:
     tasks: TaskOwner
     operations: Operations
     networks: Networks
+    health: Health
     log_kit: LogKit
     images: ImageService
     image_users: ImageUsers
     handlers: Handlers
     cgroup_driver: str
     default_cgroup_parent: str
+    cgroup_options: tuple[str, ...]
     sandboxes: Store[Sandbox]
     containers: Store[Container]
     live: dict[str, Live] = field(default_factory=dict)

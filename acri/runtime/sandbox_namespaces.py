@@ -59,18 +59,19 @@ async def stop_holder(node: Node, sandbox: Sandbox) -> None:
 
 
 async def remove_namespaces(node: Node, sandbox: Sandbox) -> None:
-    """Remove the pins, and the cgroup that the holder was in; idempotent, also where half of it was never made.
-
-    A holder that the record does not know (acri died before it was written) is found by its name.
-    """
+    """Remove the pins, and the cgroup that the holder was in; idempotent, also where half of it was never made."""
     await node.threads.run(Kind.FILE, _remove, node, sandbox)
 
 
 def _remove(node: Node, sandbox: Sandbox) -> None:
     if sandbox.namespaces.pid:
-        if sandbox.holder is None and (stray := host_holder.find(sandbox.id)) is not None:
-            host_holder.stop(node.kernel, stray)
-        cgroups.remove(node.facts.cgroups, cgroups_path(sandbox.cgroup_parent, sandbox.id))
+        path = cgroups_path(sandbox.cgroup_parent, sandbox.id)
+        if sandbox.holder is None and cgroups.processes(node.facts.cgroups, path):
+            # acri died between starting the holder and recording it.
+            stray = host_holder.find(sandbox.id)
+            if stray is not None:
+                host_holder.stop(node.kernel, stray)
+        cgroups.remove(node.facts.cgroups, path)
     namespaces.remove(node.kernel, sandbox.namespaces)
 
 

@@ -18,7 +18,7 @@ async def attach(node: Node, sandbox: Sandbox) -> tuple[str, ...]:
 
 async def detach(node: Node, sandbox: Sandbox) -> None:
     """CNI DEL, as often as needed. Where the namespace is gone the plugins get none and free what they hold outside."""
-    await node.networks.teardown(_attachment(sandbox, sandbox.namespaces.net))
+    await node.networks.teardown(_attachment(sandbox, sandbox.namespaces.net), attached=bool(sandbox.ips))
 
 
 def _attachment(sandbox: Sandbox, netns_path: str) -> Attachment:

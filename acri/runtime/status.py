@@ -10,23 +10,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from acri import errors
 from acri.model.records import to_plain
+from acri.runtime.health import Condition
 from acri.runtime.node import Node
 
-__all__ = ["Condition", "HandlerFeatures", "RuntimeStatus", "runtime_status"]
-
-CONTAINERD_ANSWER_S = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """CRI's RuntimeCondition; reason is one CamelCase word, message a sentence, both empty when all is well."""
-
-    type: str
-    status: bool
-    reason: str = ""
-    message: str = ""
+__all__ = ["HandlerFeatures", "RuntimeStatus", "runtime_status"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +33,8 @@ class RuntimeStatus:
 
 async def runtime_status(node: Node, *, verbose: bool) -> RuntimeStatus:
     """The node's conditions; `verbose` adds what `crictl info` prints, each value a JSON document."""
-    network = await node.networks.status()
-    conditions = (
-        await _runtime_ready(node),
-        Condition("NetworkReady", network.ready, network.reason, network.message),
-    )
+    conditions = await node.health.conditions()
     return RuntimeStatus(conditions, _handlers(node), _info(node) if verbose else {})
-
-
-async def _runtime_ready(node: Node) -> Condition:
-    try:
-        await node.containerd.version()
-    except errors.AcriError as error:
-        return Condition("RuntimeReady", False, "ContainerdNotReachable", error.message)
-    return Condition("RuntimeReady", True)
 
 
 def _handlers(node: Node) -> tuple[HandlerFeatures, ...]:
