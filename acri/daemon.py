@@ -23,7 +23,7 @@ import structlog
 import acri
 from acri import errors
 from acri.aio import lag
-from acri.aio.notify import Notifier, listen_sockets
+from acri.aio.notify import Notifier, inherited
 from acri.aio.operation import Operations
 from acri.aio.process import Processes
 from acri.aio.tasks import TaskOwner
@@ -44,6 +44,7 @@ from acri.model.sandbox import Sandbox
 from acri.rpc import unix
 from acri.rpc.server import Server
 from acri.runtime import gc, holders, recovery, task_events
+from acri.runtime.fifo_keeper import FifoKeeper
 from acri.runtime.handlers import Handlers
 from acri.runtime.health import Health
 from acri.runtime.image_users import ImageUsers
@@ -69,6 +70,7 @@ class Daemon:
         self.settings = settings
         self._tasks = TaskOwner()
         self._notifier = Notifier()
+        self._inherited = inherited()
         self._lock: RootLock | None = None
         self._server: Server | None = None
         self._node: Node | None = None
@@ -101,13 +103,14 @@ class Daemon:
         """Everything up to serving; raises as `run`."""
         began = time.monotonic()
         self._lock = RootLock.take(self.settings.root_dir)
-        node = self._node = build_node(self.settings, self._tasks)
+        node = self._node = build_node(self.settings, self._tasks, self._notifier, self._inherited.stored)
         version = await _await_containerd(node)
         # Containers are descendants of containerd: what it may do is what they can be given.
         peer = await unix.peer_pid(self.settings.containerd.address)
         node.facts = await node.threads.run(Kind.FILE, host_facts.gather, peer if peer > 0 else "self")
         await node.images.load()
         await recovery.recover(node)
+        await node.fifo_keeper.release_unused()
         await gc.remove_orphans(node)
         events = EventStream(
             node.containerd,
@@ -135,9 +138,8 @@ class Daemon:
 
     async def _serve(self, node: Node) -> Server:
         server = Server(cri_router(node), codec=WireCodec())
-        inherited = listen_sockets()
-        if inherited:
-            await server.serve_socket(inherited[0])
+        if self._inherited.sockets:
+            await server.serve_socket(self._inherited.sockets[0])
         else:
             os.makedirs(os.path.dirname(self.settings.socket), mode=0o711, exist_ok=True)
             await server.bind_unix(self.settings.socket)
@@ -181,7 +183,7 @@ async def _await_containerd(node: Node) -> str:
             await asyncio.sleep(0.1)
 
 
-def build_node(settings: Settings, tasks: TaskOwner) -> Node:
+def build_node(settings: Settings, tasks: TaskOwner, notifier: Notifier, stored_fifos: dict[str, int]) -> Node:
     """The object graph below the services; nothing is started and nothing is asked."""
     threads = Threads()
     processes = Processes(threads)
@@ -213,6 +215,7 @@ def build_node(settings: Settings, tasks: TaskOwner) -> Node:
         networks=networks,
         health=Health(containerd, networks, tasks),
         log_kit=LogKit(functools.partial(threads.run, Kind.LOG), kernel.tee, tasks),
+        fifo_keeper=FifoKeeper(notifier, threads, stored_fifos),
         images=ImageService(settings, containerd, threads, operations),
         image_users=ImageUsers(containerd, kernel, threads, f"{settings.state_dir}/scratch"),
         handlers=Handlers(settings, systemd_cgroup=driver == "systemd"),

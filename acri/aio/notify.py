@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""systemd's two protocols for a daemon: sockets handed in (LISTEN_FDS) and messages sent out (NOTIFY_SOCKET).
+"""systemd's two protocols for a daemon: descriptors handed in (LISTEN_FDS) and messages sent out (NOTIFY_SOCKET).
+
+With the second a daemon can also leave descriptors with its manager and have them back after a restart (fd store).
 
 References:
-    sd_listen_fds(3), sd_notify(3). A few lines each; no package is needed.
+    sd_listen_fds(3), sd_notify(3), sd_pid_notify_with_fds(3). A few lines each; no package is needed.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import stat
+from dataclasses import dataclass, field
+from itertools import zip_longest
 
-__all__ = ["Notifier", "listen_sockets"]
+__all__ = ["Inherited", "Notifier", "inherited"]
 
 _FIRST_FD = 3
 
@@ -31,25 +36,56 @@ class Notifier:
     def status(self, text: str) -> None:
         self._send(f"STATUS={text}")
 
-    def _send(self, message: str) -> None:
+    @property
+    def present(self) -> bool:
+        """Whether there is a service manager to tell."""
+        return bool(self._address)
+
+    def store(self, name: str, fd: int) -> None:
+        """Leave a duplicate of `fd` with the manager, to be had back by `inherited` after a restart. May block.
+
+        FDPOLL=0: a FIFO whose writer has gone still holds what was written last.
+        """
+        self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", fd)
+
+    def forget(self, name: str) -> None:
+        """Have the manager close what was stored under `name`. May block."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def _send(self, message: str, *fds: int) -> None:
         if not self._address:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             try:
-                sock.sendto(message.encode(), address)
+                socket.send_fds(sock, [message.encode()], list(fds), 0, address)
             except OSError:  # a manager that went away must not end the daemon
                 pass
 
 
-def listen_sockets() -> list[socket.socket]:
-    """The listening sockets that the service manager opened for this process; each can be taken once."""
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What a service manager handed to this process."""
+
+    sockets: tuple[socket.socket, ...] = ()
+    """Listening sockets, in the order of the unit's ListenStream= lines."""
+    stored: dict[str, int] = field(default_factory=dict)
+    """What an earlier process of this service left with `Notifier.store`, by name."""
+
+
+def inherited() -> Inherited:
+    """Take over the descriptors that the manager passed; they can be taken once."""
     if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
-        return []
+        return Inherited()
     count = int(os.environ.pop("LISTEN_FDS", "0"))
-    os.environ.pop("LISTEN_FDNAMES", None)
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     sockets = []
-    for fd in range(_FIRST_FD, _FIRST_FD + count):
+    stored = {}
+    for fd, name in zip_longest(range(_FIRST_FD, _FIRST_FD + count), names[:count], fillvalue=""):
+        assert isinstance(fd, int), "there are no more names than descriptors"
         os.set_inheritable(fd, False)
-        sockets.append(socket.socket(fileno=fd))
-    return sockets
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            sockets.append(socket.socket(fileno=fd))
+        else:
+            stored[str(name)] = fd
+    return Inherited(tuple(sockets), stored)

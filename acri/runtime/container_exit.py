@@ -77,7 +77,7 @@ async def _exited(node: Node, op: Operation, entry: Entry[Container], code: int,
         await op.step("drain", lambda: asyncio.gather(_drain(node, live), persist.write_record(node, ended)))
         await op.step("delete task", lambda: delete_task(node, container.id))
         node.containers.put(ended)
-        await release(live)
+        await release(node, container.id)
         log.info(
             "container exited",
             container_id=container.id,
@@ -111,9 +111,11 @@ async def delete_task(node: Node, container_id: str) -> None:
         pass
 
 
-async def release(live: Live) -> None:
+async def release(node: Node, container_id: str) -> None:
     """Close what was open for a container that runs no more, and wake who waits for its end."""
+    live = node.live_of(container_id)
     if live.log is not None:
+        await node.fifo_keeper.release(container_id)
         await live.log.close()
         live.log = None
     live.exited.set()

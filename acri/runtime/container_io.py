@@ -43,6 +43,7 @@ async def open_log(node: Node, container: Container, *, recovering: bool = False
     try:
         for stream in _streams(container):
             await log.attach(stream, paths.fifo(stream))
+            await node.fifo_keeper.keep(container.id, stream, log.fifo_fd(stream))
         await log.open(recovering=recovering)
     except BaseException:
         await log.close()

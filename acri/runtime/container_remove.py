@@ -72,6 +72,6 @@ async def discard(node: Node, container_id: str) -> None:
     """Delete the record and forget the container."""
     await persist.delete(node, container_id)
     node.containers.remove(container_id)
-    live = node.live.pop(container_id, None)
-    if live is not None:
-        await release(live)
+    if container_id in node.live:
+        await release(node, container_id)
+        del node.live[container_id]

@@ -118,7 +118,7 @@ async def _record_failure(node: Node, op: Operation, container: Container, live:
     now = now_ns()
     end = Exit(START_FAILED_CODE, now, "StartError", message)
     await op.step("failed record", lambda: persist.save(node, replace(container, started_at_ns=0, exit=end)))
-    await release(live)
+    await release(node, container.id)
 
 
 async def _kill_and_delete(node: Node, container_id: str) -> None:

@@ -25,6 +25,7 @@ from acri.images.service import ImageService
 from acri.logs.pump import ContainerLog, LogKit
 from acri.model.container import Container
 from acri.model.sandbox import Sandbox
+from acri.runtime.fifo_keeper import FifoKeeper
 from acri.runtime.handlers import Handlers
 from acri.runtime.health import Health
 from acri.runtime.image_users import ImageUsers
@@ -71,6 +72,7 @@ class Node:
     networks: Networks
     health: Health
     log_kit: LogKit
+    fifo_keeper: FifoKeeper
     images: ImageService
     image_users: ImageUsers
     handlers: Handlers

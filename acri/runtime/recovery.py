@@ -127,13 +127,13 @@ async def _align(node: Node, container: Container, task: TaskInfo | None) -> Non
     if container.state is ContainerState.EXITED:
         if task is not None:
             await delete_task(node, container.id)
-        await release(live)
+        await release(node, container.id)
     elif status is TaskStatus.CREATED:
         await delete_task(node, container.id)
         message = "acri ended while it started the container"
         end = Exit(START_FAILED_CODE, now_ns(), "StartError", message)
         await persist.save(node, replace(container, started_at_ns=0, exit=end))
-        await release(live)
+        await release(node, container.id)
     elif status is None or status is TaskStatus.STOPPED:
         if container.state is ContainerState.RUNNING:
             live.log = await container_io.open_log(node, container, recovering=True)
