@@ -207,9 +207,10 @@ class Registry:
         if not failures:
             return errors.ImagePullError(f"image {self._reference}: no host in hosts.toml may be pulled from")
         worst = max(failures, key=lambda failure: list(_KINDS).index(failure.kind))
-        rest = [failure for failure in failures if failure is not worst]
         beginning = _KINDS[worst.kind].format(image=self._reference)
-        return errors.ImagePullError(f"{beginning}: {'; '.join(map(str, [worst, *rest]))}")
+        # A mirror may be named as the server, too: the same answer is told once.
+        answers = dict.fromkeys(str(failure) for failure in (worst, *failures))
+        return errors.ImagePullError(f"{beginning}: {'; '.join(answers)}")
 
     @asynccontextmanager
     async def _open(
