@@ -18,6 +18,7 @@ import asyncio
 import fcntl
 import os
 import socket
+import struct
 from collections.abc import Callable
 
 import structlog
@@ -28,6 +29,7 @@ DEFAULT_NAME = "stored"
 _MAX_MESSAGE = 64 * 1024
 _MAX_FDS = 253
 """SCM_MAX_FD: the kernel passes no more at once."""
+_FD = struct.Struct("i")
 
 log = structlog.get_logger(__name__)
 
@@ -82,14 +84,16 @@ class FdStore:
     def _readable(self) -> None:
         while True:
             try:
-                data, fds, flags, _ = socket.recv_fds(
-                    self._socket, _MAX_MESSAGE, _MAX_FDS, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+                # Not socket.recv_fds: before Python 3.12 it forgets the flags.
+                data, beside, flags, _ = self._socket.recvmsg(
+                    _MAX_MESSAGE, socket.CMSG_SPACE(_MAX_FDS * _FD.size), socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
                 return
             except OSError as error:
                 log.warning("notification lost", error=str(error))
                 return
+            fds = [fd for level, kind, raw in beside for fd in _descriptors(level, kind, raw)]
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 log.warning("notification cut", bytes=len(data), fds=len(fds))
             self._take(data, fds)
@@ -123,6 +127,12 @@ class FdStore:
             if wanted(name):
                 os.close(fd)
         self._stored = [(name, fd) for name, fd in self._stored if not wanted(name)]
+
+
+def _descriptors(level: int, kind: int, raw: bytes) -> list[int]:
+    if (level, kind) != (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+        return []
+    return [fd for (fd,) in _FD.iter_unpack(raw[: len(raw) - len(raw) % _FD.size])]
 
 
 def _same_file(one: int, other: int) -> bool:

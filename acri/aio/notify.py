@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import struct
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -57,8 +58,10 @@ class Notifier:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            # Not socket.send_fds: before Python 3.12 it forgets the address.
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
             try:
-                socket.send_fds(sock, [message.encode()], list(fds), 0, address)
+                sock.sendmsg([message.encode()], rights, 0, address)
             except OSError:  # a manager that went away must not end the daemon
                 pass
 
