@@ -15,10 +15,12 @@ Twice: pods whose containers have a PID namespace each (a kubelet's default), po
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +33,7 @@ sys.path.extend([str(Path(__file__).parents[1] / name) for name in ("fixtures", 
 from cri_client import Cri, Pod, container_config, pod_config
 from cri_memory import Usage, cpu_seconds, pod_processes, rss_mib, total
 from cri_report import Memory, Samples, environment, memory_table, rpc_table, summary
-from cri_servers import Side, servers
+from cri_servers import Side, make_cgroup, remove_cgroup, servers
 
 from acri.proto.runtime import v1
 
@@ -60,6 +62,7 @@ class Run:
         self.samples = samples
         self.sandbox_id = self.container_id = ""
         self.pod.prepare()
+        make_cgroup(self.pod.cgroup_parent)
 
     async def call(self, rpc: str, **fields: Any) -> Any:
         seconds, reply = await self.cri.timed(rpc, **fields)
@@ -105,6 +108,7 @@ class Run:
         await self.call("RemoveContainer", container_id=self.container_id)
         await self.call("RemovePodSandbox", pod_sandbox_id=self.sandbox_id)
         self.note("whole teardown", self.last("StopContainer", "StopPodSandbox", "RemoveContainer", "RemovePodSandbox"))
+        remove_cgroup(self.pod.cgroup_parent)
 
 
 def in_turn(sides: Sequence[Side], turn: int) -> Sequence[Side]:
@@ -177,6 +181,9 @@ async def listing(sides: Sequence[Side], mode: v1.NamespaceMode, containers: int
 
 
 async def bench(options: argparse.Namespace) -> dict[str, Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # cleans up, as Ctrl-C does
     names = [options.only] if options.only else ["acri", "plugin"]
     report: dict[str, Any] = {"environment": environment(options.containerd_bin), "modes": {}}
     for key, value in report["environment"].items():
@@ -246,5 +253,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit("interrupted")

@@ -30,7 +30,7 @@ from images import LocalRegistry, build, busybox_files, layer
 from acri.proto.runtime import v1
 from acri.wire import new
 
-__all__ = ["Side", "servers"]
+__all__ = ["Side", "make_cgroup", "remove_cgroup", "servers"]
 
 ROOT = Path(__file__).parents[2]
 HOLDER = ROOT / "acri/host/holder" / f"holder-{os.uname().machine}"
@@ -248,6 +248,7 @@ def _acri(
             stdout=log,
             stderr=log,
             cwd=ROOT,
+            start_new_session=True,  # a Ctrl-C is the bench's: it still has pods to remove
         )
     try:
         yield f"{directory}/acri.sock", {"acri": daemon.pid, "containerd": containerd.pid}
@@ -271,18 +272,34 @@ def _cni_bin() -> str:
 
 @contextmanager
 def _cgroup(parent: str) -> Iterator[str]:
-    """A cgroup parent of the side's own, removed in every hierarchy where it came to be."""
+    """A cgroup parent of the side's own."""
     try:
         yield parent
     finally:
-        for root in {CGROUPS, *(path for path in CGROUPS.iterdir() if path.is_dir())}:
-            top = root / parent.lstrip("/")
-            if top.is_dir():
-                for path, _, _ in os.walk(top, topdown=False):
-                    try:
-                        os.rmdir(path)
-                    except OSError as error:
-                        print(f"left behind: {path}: {error.strerror}", file=sys.stderr)
+        remove_cgroup(parent)
+
+
+def make_cgroup(path: str) -> None:
+    """Make a pod's cgroup in every hierarchy, as a kubelet does before RunPodSandbox."""
+    for root in _hierarchies():
+        (root / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
+
+
+def remove_cgroup(path: str) -> None:
+    """Remove a cgroup and those below it; a process in one of them is reported, not ended."""
+    for root in _hierarchies():
+        for directory, _, _ in os.walk(root / path.lstrip("/"), topdown=False):
+            try:
+                os.rmdir(directory)
+            except OSError as error:
+                print(f"left behind: {directory}: {error.strerror}", file=sys.stderr)
+
+
+def _hierarchies() -> list[Path]:
+    """The one of cgroups v2, or those of v1 without their aliases (cpu, cpuacct)."""
+    if (CGROUPS / "cgroup.controllers").exists():
+        return [CGROUPS]
+    return [path for path in CGROUPS.iterdir() if path.is_dir() and not path.is_symlink()]
 
 
 async def _ready(cri: Cri, name: str) -> None:
