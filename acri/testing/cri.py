@@ -41,7 +41,7 @@ class CriClient:
         )
         self.timings: list[Timing] = []
 
-    async def call(self, rpc: str, /, *, timeout: float = 60.0, retry: Retry = Retry.NEVER, **fields: Any) -> Any:
+    async def call(self, rpc: str, /, *, deadline_s: float = 60.0, retry: Retry = Retry.NEVER, **fields: Any) -> Any:
         """Call `rpc` ("RunPodSandbox") with a request of these fields; the reply message."""
         service = next(
             name for name in ("RuntimeService", "ImageService") if f"/runtime.v1.{name}/{rpc}" in cri.METHODS
@@ -50,17 +50,19 @@ class CriClient:
         method = cri.METHODS[path]
         request: Callable[..., Any] = method.request
         began = time.monotonic()
-        reply: Any = await self._channel.unary(path, new(request, **fields), method.reply, timeout=timeout, retry=retry)
+        reply: Any = await self._channel.unary(
+            path, new(request, **fields), method.reply, timeout=deadline_s, retry=retry
+        )
         self.timings.append(Timing(rpc, time.monotonic() - began))
         return reply
 
-    async def remove_all_pods(self, timeout: float = 60.0) -> list[str]:
+    async def remove_all_pods(self, deadline_s: float = 60.0) -> list[str]:
         """Stop and remove every pod sandbox, a few at a time; a line for each that could not be removed.
 
         Raises:
             errors.AcriError: they cannot even be listed.
         """
-        reply = await self.call("ListPodSandbox", timeout=timeout, retry=Retry.IDEMPOTENT)
+        reply = await self.call("ListPodSandbox", deadline_s=deadline_s, retry=Retry.IDEMPOTENT)
         turn = asyncio.Semaphore(_REMOVED_AT_ONCE)
         failures: list[str] = []
 
@@ -68,7 +70,9 @@ class CriClient:
             async with turn:
                 try:
                     for rpc in ("StopPodSandbox", "RemovePodSandbox"):  # both may be repeated
-                        await self.call(rpc, timeout=timeout, retry=Retry.IDEMPOTENT, pod_sandbox_id=pod_sandbox_id)
+                        await self.call(
+                            rpc, deadline_s=deadline_s, retry=Retry.IDEMPOTENT, pod_sandbox_id=pod_sandbox_id
+                        )
                 except errors.AcriError as error:
                     failures.append(f"pod sandbox {pod_sandbox_id}: {error.message}")
 

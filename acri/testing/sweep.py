@@ -26,7 +26,16 @@ from acri.host.kernel import LinuxKernel
 from acri.testing import firewall, process_table
 from acri.testing.place import Place
 
-__all__ = ["addresses", "leftovers", "remove_directory", "remove_expected", "sweep"]
+__all__ = [
+    "addresses",
+    "leftovers",
+    "network_leftovers",
+    "pinned",
+    "pod_cgroups",
+    "remove_directory",
+    "remove_expected",
+    "sweep",
+]
 
 _SHIM_SOCKETS = "/run/containerd/s"
 _RUNC_ROOT = "/run/containerd/runc"
@@ -51,6 +60,29 @@ def leftovers(place: Place) -> list[str]:
 def addresses(place: Place) -> list[str]:
     """The pod addresses that host-local has given out in the place's own network."""
     return [name for name in _names(place.addresses) if re.match(r"[0-9a-f]+[.:]", name)]
+
+
+def pinned(place: Place) -> list[str]:
+    """Pods' mounts and pinned namespaces; the pin directories' own mounts, which stay, are none."""
+    roots = (place.netns, f"{place.acri_state}/ns")
+    return [point for point in _mount_points(place) if point not in roots] + [
+        path for root in roots for path in _children(root)
+    ]
+
+
+def pod_cgroups(place: Place) -> list[str]:
+    """Cgroups below the place's own parent."""
+    return [
+        entry.path
+        for parent in _cgroup_directories(cgroups.detect(), place)
+        for entry in os.scandir(parent)
+        if entry.is_dir()
+    ]
+
+
+def network_leftovers(place: Place) -> list[str]:
+    """Addresses given out and rules in iptables, in the place's own network."""
+    return addresses(place) + firewall.rules(place.network)
 
 
 def sweep(place: Place) -> list[str]:
