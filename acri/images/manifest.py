@@ -29,6 +29,7 @@ __all__ = [
     "chain_ids",
     "parse",
     "parse_config",
+    "refuse_schema_1",
     "select",
 ]
 
@@ -91,20 +92,31 @@ def parse(data: bytes, media_type: str) -> Manifest | Index:
         errors.ImagePullError: it is none that acri can run; the text is the reason, to stand after the image's name.
     """
     media_type = media_type.partition(";")[0].strip()
+    refuse_schema_1(media_type)
     if len(data) > MAX_BYTES:
         raise errors.ImagePullError(f"the manifest has {len(data)} bytes; at most {MAX_BYTES} are taken")
     document = _object(data, "manifest")
     stated = document.get("mediaType")
-    if media_type.startswith(_SCHEMA_1) or document.get("schemaVersion") == 1:
-        raise errors.ImagePullError(
-            "its manifest is Docker schema 1, which is no longer supported: push the image again with a current tool"
-        )
+    if document.get("schemaVersion") == 1:
+        refuse_schema_1(_SCHEMA_1)
     kind = _kind(media_type, stated, document)
     if "manifests" in document and ("layers" in document or "config" in document):
         raise errors.ImagePullError("its manifest is ambiguous: it has both layers and manifests")
     if kind in _INDEXES:
         return Index(tuple(_descriptor(item) for item in _list(document, "manifests")))
     return _manifest(document)
+
+
+def refuse_schema_1(media_type: str) -> None:
+    """Before its bytes are compared with its digest: in schema 1 they differ, as the digest leaves signatures out.
+
+    Raises:
+        errors.ImagePullError: `media_type` is Docker's first kind of manifest.
+    """
+    if media_type.startswith(_SCHEMA_1):
+        raise errors.ImagePullError(
+            "its manifest is Docker schema 1, which is no longer supported: push the image again with a current tool"
+        )
 
 
 def parse_config(data: bytes) -> ImageConfig:

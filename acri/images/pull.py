@@ -40,11 +40,12 @@ from acri.images.reference import Reference
 from acri.images.registry import Registry
 from acri.images.unpack import Unpacker
 
-__all__ = ["PullRequest", "Puller"]
+__all__ = ["LEASE_PREFIX", "PullRequest", "Puller"]
 
 T = TypeVar("T")
 
 LEASE_PREFIX = "acri-pull-"
+"""Of every lease of this room: what bears it and is there when acri starts belongs to nobody."""
 _LEASE_S = 24 * 3600.0
 _SOURCE = "containerd.io/distribution.source"
 

@@ -51,12 +51,16 @@ class Records:
         self._changes: dict[str, int] = {}
 
     async def load(self) -> None:
-        """Read all records: at start, and after the event stream broke."""
-        records = await self._images.list()
-        for gone in set(self._catalog.names()) - {record.name for record in records}:
-            self._catalog.discard(gone)
-        for record in records:
-            await self._take(record)
+        """Read all records. One that acri changes meanwhile is newer than what was read, and stays."""
+        before = dict(self._changes)
+        records = {record.name: record for record in await self._images.list()}
+        for name in {*self._catalog.names(), *records}:
+            if self._changes.get(name) != before.get(name):
+                continue
+            if name in records:
+                await self._take(records[name])
+            else:
+                self._catalog.discard(name)
 
     async def refresh(self, name: str) -> None:
         """Read one record anew: some program has changed it."""

@@ -153,6 +153,7 @@ class Registry:
         path = f"manifests/{self._reference.selector}"
         try:
             async with self._open(host, "HEAD", path, {"Accept": manifest.ACCEPT}, last) as response:
+                manifest.refuse_schema_1(response.content_type)
                 digest = response.headers.get("Docker-Content-Digest", "")
                 length = response.headers.get("Content-Length", "")
                 if is_digest(digest) and length.isdigit() and response.content_type.startswith("application/vnd."):
@@ -166,6 +167,7 @@ class Registry:
     async def _get_manifest(self, host: Host, selector: str, last: bool) -> tuple[Descriptor, bytes]:
         path = f"manifests/{selector}"
         async with self._open(host, "GET", path, {"Accept": manifest.ACCEPT}, last) as response:
+            manifest.refuse_schema_1(response.content_type)
             data = await self._read(host, path, response, manifest.MAX_BYTES)
             stated = response.headers.get("Docker-Content-Digest", "")
             kind = response.content_type

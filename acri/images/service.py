@@ -8,6 +8,7 @@ are one.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 
 from acri import errors
@@ -22,7 +23,7 @@ from acri.images.contents import Contents, snapshot_label
 from acri.images.manifest import Descriptor
 from acri.images.platforms import host_platform
 from acri.images.progress import Progress
-from acri.images.pull import Puller, PullRequest
+from acri.images.pull import LEASE_PREFIX, Puller, PullRequest
 from acri.images.records import Records
 from acri.images.unpack import Unpacker
 from acri.images.usage import FsInfo, FsUsage
@@ -44,12 +45,17 @@ class ImageService:
         self._unpacker = Unpacker(containerd)
         self._records = Records(containerd, self._catalog, self._contents, settings.images.pinned)
         self._puller = Puller(settings, containerd, threads, self._records, self._unpacker, self._contents, platform)
+        self._recovered = False
         self._usage = FsUsage(containerd, threads, settings.containerd.snapshotter)
 
     async def load(self) -> None:
-        """Read containerd's image records, and remove what an interrupted pull left. Raises `errors.Unavailable`."""
-        if not self._puller.pulls:
+        """Read all of containerd's image records: at start, and after its event stream broke.
+
+        The first time it also removes what pulls of an earlier life left. Raises `errors.Unavailable`.
+        """
+        if not self._recovered:
             await self._puller.recover()
+            self._recovered = True
         await self._records.load()
 
     async def close(self) -> None:
@@ -168,7 +174,7 @@ class ImageService:
             async def ready(at: int) -> None:
                 await self._containerd.content.info(layers[at].digest)
 
-            async with self._containerd.leases.lease() as lease:
+            async with self._containerd.leases.lease(f"{LEASE_PREFIX}{secrets.token_hex(8)}") as lease:
                 await self._unpacker.unpack(snapshotter, layers, diff_ids, start=start, lease=lease, ready=ready)
                 labels = snapshot_label(snapshotter, image.chain_id)
                 await self._containerd.content.update(image.id, labels, [f"labels.{key}" for key in labels])

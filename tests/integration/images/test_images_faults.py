@@ -7,6 +7,7 @@ import asyncio
 import io
 import json
 import random
+import ssl
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator
@@ -294,6 +295,39 @@ async def test_credentials_stay_at_home(world: World, noisy: Built, tmp_path: Pa
             assert mirror.count("POST", "/token") == 0
         assert elsewhere.count("GET", _big(noisy)) == 1
         assert not any("Authorization" in headers for _, _, headers in elsewhere.requests)
+
+
+async def test_tls(world: World, noisy: Built, tmp_path: Path) -> None:
+    """Not trusted, trusted by `ca`, not verified; a client certificate that the registry insists on."""
+    pem = tmp_path / "pem"
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", f"{pem}.key"]
+    command = ["openssl", "req", "-x509", *key, *subject, "-out", f"{pem}.crt"]
+    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=f"{pem}.crt")
+    context.load_cert_chain(f"{pem}.crt", f"{pem}.key")
+    context.verify_mode = ssl.CERT_OPTIONAL
+    hosts_toml = tmp_path / "certs.d" / "r.example" / "hosts.toml"
+    hosts_toml.parent.mkdir(parents=True)
+    images = world.again(tmp_path / "certs.d")
+    async with FaultyRegistry(tls=context) as registry:
+        registry.add("app", "latest", noisy)
+        hosts_toml.write_text(f'server = "{registry.url}"\n')
+        with pytest.raises(
+            errors.ImagePullError, match=r"r.example/app:latest: the registry is not trusted: .*self.signed"
+        ):
+            await images.pull("r.example/app")
+        for how in (f'ca = "{pem}.crt"', "skip_verify = true"):
+            hosts_toml.write_text(f'server = "{registry.url}"\n{how}\n')
+            assert await images.pull("r.example/app") == noisy.config_digest
+    context.verify_mode = ssl.CERT_REQUIRED
+    async with FaultyRegistry(tls=context) as registry:
+        registry.add("app", "latest", noisy)
+        hosts_toml.write_text(f'server = "{registry.url}"\nca = "{pem}.crt"\n')
+        with pytest.raises(errors.ImagePullError):
+            await images.pull("r.example/app")
+        hosts_toml.write_text(f'server = "{registry.url}"\nca = "{pem}.crt"\nclient = [["{pem}.crt", "{pem}.key"]]\n')
+        assert await images.pull("r.example/app") == noisy.config_digest
 
 
 async def test_an_image_that_another_program_brings(world: World, noisy: Built, tmp_path: Path) -> None:
