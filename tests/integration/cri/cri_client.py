@@ -24,7 +24,7 @@ __all__ = ["Cri", "eventually"]
 
 T = TypeVar("T")
 
-PATIENCE_S = 120.0
+PATIENCE_S = 60.0
 """No test judges time by this; it ends a test that hangs."""
 
 _UNARY = {method.request: (path, method.reply) for path, method in m.METHODS.items() if not method.server_streaming}

@@ -241,7 +241,8 @@ async def leftovers(acri: AcriProcess) -> list[str]:
         found += [str(path) for path in directory.iterdir()] if directory.exists() else []
     found += [f"fifo {path}" for path in (acri.directory / "run").rglob("*") if path.is_fifo()]
     found += [f"process {pid}: {_command(pid)}" for pid in acri.processes()]
-    found += [f"cgroup {path}" for parent in acri.cgroups() for path in parent.iterdir() if path.is_dir()]
+    # The parents are the kubelet's; what bears an id is acri's.
+    found += [f"cgroup {path}" for parent in acri.cgroups() for path in parent.rglob("*") if len(path.name) == 64]
     found += acri.network.leftovers()
     settings = acri.settings.containerd
     async with Containerd(settings.address, settings.namespace) as containerd:

@@ -113,13 +113,15 @@ class Pod:
         return await self.cri.create(self.id, self.container(*command, **fields), self.config)
 
     async def start(self, *command: str, **fields: Any) -> str:
+        """Create and start a container; without a command, one that runs until it is told to end."""
         container_id = await self.create(*(command or FOREVER), **fields)
         await self.cri.start(container_id)
         return container_id
 
     async def run(self, *command: str, **fields: Any) -> tuple[m.ContainerStatus, list[Line]]:
-        """Run a container to its end."""
-        container_id = await self.start(*command, **{"name": f"run{next(_counter)}"} | fields)
+        """Run a container to its end; without a command, the image's own."""
+        container_id = await self.create(*command, **{"name": f"run{next(_counter)}"} | fields)
+        await self.cri.start(container_id)
         status = await self.cri.exited(container_id)
         return status, read_log(status.log_path)
 
