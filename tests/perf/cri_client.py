@@ -29,7 +29,14 @@ WORKLOAD = ("sh", "-c", "trap 'exit 0' TERM; mkfifo /tmp/wait; read x <>/tmp/wai
 
 TIMEOUT_S = 120.0
 _PATHS = {path.rpartition("/")[2]: (path, method) for path, method in v1.METHODS.items()}
-_MASKED: tuple[str, ...] = ("/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list")
+_MASKED: tuple[str, ...] = (
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+)
 _MASKED += ("/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware")
 _READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 

@@ -57,11 +57,8 @@ def _version(program: str) -> str:
         text = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return (
-        " ".join(text.splitlines()[0].split()[1:])
-        .removeprefix("version ")
-        .replace("github.com/containerd/containerd ", "")
-    )
+    words = text.splitlines()[0].split()[1:]
+    return " ".join(word for word in words if "/" not in word and word != "version")
 
 
 def rpc_table(samples: Samples, sides: Sequence[str]) -> str:
@@ -69,7 +66,7 @@ def rpc_table(samples: Samples, sides: Sequence[str]) -> str:
     head = f"{'ms':<18}" + "".join(f"{side + ' p50':>12}{'p90':>9}" for side in sides)
     compare = len(sides) == 2
     if compare:
-        head += f"{'ratio p50':>12}{'target':>9}"
+        head += f"{'paired':>10}{'ratio p50':>12}{'target':>9}"
     rows = [head, "─" * len(head)]
     for rpc, by_side in samples.items():
         row = f"{rpc:<18}"
@@ -78,7 +75,7 @@ def rpc_table(samples: Samples, sides: Sequence[str]) -> str:
         if compare:
             ratio = p50(by_side[sides[0]]) / p50(by_side[sides[1]])
             target = TARGETS.get(rpc)
-            row += f"{ratio:>12.2f}"
+            row += f"{paired(by_side[sides[0]], by_side[sides[1]]):>10.2f}{ratio:>12.2f}"
             if target is not None:
                 row += f"{f'≤ {target:g}':>9}  {'met' if ratio <= target else 'MISSED'}"
         rows.append(row)
@@ -119,6 +116,11 @@ def summary(samples: Samples) -> dict[str, dict[str, dict[str, Any]]]:
         }
         for rpc, by_side in samples.items()
     }
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> float:
+    """The median of the ratios of neighbours in time: steadier than the ratio of medians while the load changes."""
+    return p50([a / b for a, b in zip(first, second, strict=True)])
 
 
 def p50(values: Sequence[float]) -> float:
