@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers into snapshots, through containerd's snapshots and diff services.
 
-    per layer, bottom first:   chain id there? ─yes─▶ leased, next
-                    │ no
-                    └▶ prepare(extract-… on its parent) ─▶ diff.apply ─▶ diff id right? ─▶ commit(chain id)
+    per layer, bottom first:   prepare(extract-… on its parent) ─▶ diff.apply ─▶ diff id right? ─▶ commit(chain id)
+                                  └─ the chain id is there already ─▶ leased, next
 
 The snapshot of a chain id holds that layer and all below, so a snapshot that is there says that those below are, too.
 Two pulls that want the same chain id do it once. An extract snapshot that is given up goes with the pull's lease.
@@ -11,6 +10,7 @@ Two pulls that want the same chain id do it once. An extract snapshot that is gi
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -73,21 +73,20 @@ class Unpacker:
         for at in range(start, len(chain)):
             await ready(at)
             async with self._locks.hold((snapshotter, chain[at])):
-                if await self._exists(snapshotter, chain[at]):
-                    await self._hold(snapshotter, chain[at], lease)
-                    continue
                 parent = chain[at - 1] if at else ""
                 await self._layer(snapshotter, layers[at], diff_ids[at], chain[at], parent, lease)
+        unpacked = {layers[at].digest: diff_ids[at] for at in range(start, len(chain))}
+        await asyncio.gather(*(self._mark_unpacked(digest, diff_id) for digest, diff_id in unpacked.items()))
 
     async def _layer(
         self, snapshotter: str, layer: Descriptor, diff_id: str, chain_id: str, parent: str, lease: str
     ) -> None:
         snapshots = self._containerd.snapshots
         key = f"extract-acri-{secrets.token_hex(6)} {chain_id}"
-        labels = {_SNAPSHOT_REF: chain_id}
+        labels = {_SNAPSHOT_REF: chain_id}  # makes containerd refuse to prepare what is there already
         try:
             mounts = await snapshots.prepare(snapshotter, key, parent, labels, lease=lease)
-        except errors.AlreadyExists:  # somebody else, not acri, was faster; or a snapshotter that has it elsewhere
+        except errors.AlreadyExists:  # another pull was faster, or a snapshotter has it elsewhere
             await self._hold(snapshotter, chain_id, lease)
             return
         blob = Blob(layer.media_type, layer.digest, layer.size)
@@ -104,7 +103,6 @@ class Unpacker:
         except errors.AcriError:
             await self._discard(snapshotter, key)
             raise
-        await self._mark_unpacked(layer.digest, diff_id)
 
     async def _mark_unpacked(self, digest: str, diff_id: str) -> None:
         """What containerd's own tools look for. Only now: the configuration's word was not yet proven before."""
