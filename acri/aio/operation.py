@@ -62,7 +62,8 @@ class Operation:
         self.current_step = "start"
         self.step_since = self.started
         self.leftovers: list[str] = []
-        self.steps_done: list[str] = []
+        self.abandoned = False
+        """Nobody waits for it any more, and it is being undone."""
         self._undos: list[_Armed] = []
         self._on_step = on_step
 
@@ -76,7 +77,6 @@ class Operation:
         result = await work()
         if self._on_step is not None:
             await self._on_step(self, name, "after")
-        self.steps_done.append(name)
         return result
 
     def commit(self) -> None:
@@ -125,6 +125,7 @@ class Operations:
         self.on_step: OnStep | None = None
         self._running: dict[Key, _Running[Any]] = {}
         self._owner = TaskOwner()
+        self._undoing = TaskOwner()
         self._closing = False
 
     def find(self, key: Key) -> Operation | None:
@@ -136,17 +137,21 @@ class Operations:
         """All operations that run now, oldest first."""
         return [running.operation for running in self._running.values()]
 
-    async def join(self, key: Key, work: Callable[[Operation], Awaitable[T]]) -> T:
+    async def join(
+        self, key: Key, work: Callable[[Operation], Awaitable[T]], *, cancel_when_abandoned: bool = False
+    ) -> T:
         """Wait for the operation under `key`, starting it with `work` if none runs.
 
-        Cancelling the caller ends only the wait.
+        Cancelling the caller ends only the wait, unless `cancel_when_abandoned` is set and it was the last one: then
+        the operation is given up and undone. That is for work which nobody's state depends on (a pull).
 
         Raises:
-            errors.DeadlineExceeded: the request's deadline (`aio.deadline`) is about to pass; the operation goes on.
+            errors.DeadlineExceeded: the request's deadline (`aio.deadline`) is about to pass.
             errors.Aborted: acri is shutting down.
             Whatever `work` raises, after everything it did was undone.
         """
-        running = self._running.get(key)
+        while (running := self._running.get(key)) is not None and running.operation.abandoned:
+            await asyncio.wait({running.task})
         if running is None:
             if self._closing:
                 raise errors.Unavailable(f"{key[0]}: acri is shutting down; try again when it is back")
@@ -155,9 +160,12 @@ class Operations:
             log.info("joined a running operation", operation=key[0], subject=key[1], step=running.operation.describe())
         running.waiters += 1
         try:
-            return await self._wait(running)
+            return await self._wait(running, "it is given up" if cancel_when_abandoned else "it goes on")
         finally:
             running.waiters -= 1
+            if cancel_when_abandoned and not running.waiters and not running.task.done():
+                running.operation.abandoned = True
+                running.task.cancel()
 
     def _start(self, key: Key, work: Callable[[Operation], Awaitable[T]]) -> _Running[T]:
         operation = Operation(key, self.on_step)
@@ -176,7 +184,7 @@ class Operations:
             return await work(operation)
         except BaseException as error:
             failed_in = operation.current_step
-            await operation.roll_back()
+            await self._undo(operation)
             log.info(
                 "operation failed",
                 operation=operation.key[0],
@@ -190,12 +198,21 @@ class Operations:
             timer.cancel()
             del self._running[operation.key]
 
-    async def _wait(self, running: _Running[T]) -> T:
+    async def _undo(self, operation: Operation) -> None:
+        """Roll back in a task that nobody cancels: half an undo is what this whole mechanism is to prevent."""
+        undoing = self._undoing.spawn(operation.roll_back(), name=f"undo {operation.key[0]} {operation.key[1]}")
+        while not undoing.done():
+            try:
+                await asyncio.wait({undoing})
+            except asyncio.CancelledError:  # each undo has a time limit of its own
+                continue
+
+    async def _wait(self, running: _Running[T], afterwards: str) -> T:
         left = deadline.remaining()
         timeout = None if left is None else max(left - ANSWER_BEFORE_S, left * 0.9)
         done, _ = await asyncio.wait({running.task}, timeout=timeout)
         if not done:
-            raise errors.DeadlineExceeded(f"{running.operation.describe()}; it goes on, a retry will join it")
+            raise errors.DeadlineExceeded(f"{running.operation.describe()}; {afterwards}")
         if running.task.cancelled():
             raise errors.Aborted(f"{running.operation.key[0]}: given up because acri is shutting down")
         return running.task.result()

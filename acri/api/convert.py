@@ -246,16 +246,15 @@ def container_status(container: Container, image: Image | None) -> cri.Container
 
 def image_message(image: Image) -> cri.Image:
     """Image for ImageStatus: `uid` or `username`, whichever the image's USER is (kubelet-cri.md 5.2)."""
-    user = image.config.user.partition(":")[0]
-    numeric = user.isdecimal()
+    user_id = image.config.user_id
     return new(
         cri.Image,
         id=image.id,
         repo_tags=list(image.repo_tags),
         repo_digests=list(image.repo_digests),
         size=image.size,
-        uid=new(cri.Int64Value, value=int(user)) if numeric else None,
-        username="" if numeric else user,
+        uid=None if user_id is None else new(cri.Int64Value, value=user_id),
+        username=image.config.user_name,
         spec=new(cri.ImageSpec, image=image.id),
         pinned=image.pinned,
     )

@@ -77,7 +77,7 @@ class ImageService:
         """Pull an image; answers its id (`sha256:…`, the configuration's digest). CRI: PullImage.
 
         Asks the registry even if the image is here. Joined with a pull of the same reference, credentials and
-        snapshotter that is under way; cancelling the caller ends only the wait.
+        snapshotter that is under way; when the last caller leaves, the pull is given up and nothing of it is left.
 
         Args:
             annotations: the pod's; for snapshotters that read them.
@@ -87,7 +87,7 @@ class ImageService:
             errors.InvalidArgument: `text` is no reference, or the handler is not configured.
             errors.ImagePullError: with one sentence that says which image, host, path and why.
             errors.FailedPrecondition: hosts.toml cannot be read.
-            errors.DeadlineExceeded: the caller's time is over; the pull goes on.
+            errors.DeadlineExceeded: the caller's time is over; the pull is given up unless another waits for it.
         """
         if reference.is_image_id(text):
             raise errors.InvalidArgument(f"{text} is an image id: only a name can be pulled")
@@ -96,7 +96,9 @@ class ImageService:
         snapshotter = self.snapshotter_of(runtime_handler)
         key = f"{wanted.canonical} {snapshotter} {fingerprint(credentials)}"
         request = PullRequest(wanted, credentials, snapshotter)
-        return await self._operations.join(("PullImage", key), lambda op: self._puller.run(op, request))
+        return await self._operations.join(
+            ("PullImage", key), lambda op: self._puller.run(op, request), cancel_when_abandoned=True
+        )
 
     def find(self, text: str) -> Image | None:
         """The image that `text` names: id, unique prefix of an id, tag or digest. None if it is not here.

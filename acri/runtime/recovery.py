@@ -68,7 +68,8 @@ async def recover(node: Node) -> None:
 
 
 async def resync(node: Node) -> None:
-    """Ask containerd about every container that runs, after events may have been lost; exits are handled."""
+    """Ask containerd about images and every container that runs, after events may have been lost."""
+    await node.images.load()
     running = {task.id for task in await node.containerd.tasks.list() if task.status is not TaskStatus.STOPPED}
     suspects = [
         entry.value.id

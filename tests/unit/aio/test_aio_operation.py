@@ -206,3 +206,54 @@ async def test_drain_undoes_what_does_not_end_in_time_and_refuses_what_is_new():
     assert recorder.done[-3:] == ["undo network", "undo namespaces", "undo record"]
     with pytest.raises(errors.Unavailable):
         await operations.join(KEY, recorder.work)
+
+
+async def test_an_abandoned_operation_is_undone_where_it_was_asked_for():
+    operations, recorder = Operations(), Recorder()
+    never = asyncio.Event()
+
+    async def pulls(op: Operation) -> str:
+        await op.step("blobs", lambda: recorder.do("blobs"), undo=lambda: recorder.undo("blobs"))
+        return await op.step("stalls", lambda: _wait(never))
+
+    waiters = [
+        asyncio.ensure_future(operations.join(KEY, pulls, cancel_when_abandoned=True)),
+        asyncio.ensure_future(operations.join(KEY, pulls, cancel_when_abandoned=True)),
+    ]
+    await asyncio.sleep(0.01)
+    waiters[0].cancel()
+    await asyncio.sleep(0.01)
+    assert recorder.done == ["blobs"], "somebody still waits"
+    waiters[1].cancel()
+    await asyncio.wait(waiters)
+
+    async def works(op: Operation) -> str:
+        return "anew"
+
+    assert await operations.join(KEY, works) == "anew", "a request does not join what is being given up"
+    assert recorder.done == ["blobs", "undo blobs"]
+
+
+async def test_a_second_cancellation_does_not_cut_an_undo_short():
+    operations, undone = Operations(), []
+    undoing, go = asyncio.Event(), asyncio.Event()
+
+    async def slow_undo(name: str) -> None:
+        undoing.set()
+        await go.wait()
+        undone.append(name)
+
+    async def work(op: Operation) -> str:
+        await op.step("first", lambda: asyncio.sleep(0), undo=lambda: slow_undo("first"))
+        await op.step("second", lambda: asyncio.sleep(0), undo=lambda: slow_undo("second"))
+        raise errors.UnknownError("no")
+
+    waiter = asyncio.ensure_future(operations.join(KEY, work))
+    await undoing.wait()
+    draining = asyncio.ensure_future(operations.drain(0))
+    await asyncio.sleep(0.01)
+    go.set()
+    await draining
+    assert undone == ["second", "first"]
+    with pytest.raises(errors.UnknownError):
+        await waiter
