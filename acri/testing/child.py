@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One child program that is kept running.
+"""One child program that is kept running once it has come up.
 
     stopped ──start──▶ running ──ends by itself──▶ waiting (0.1 s, doubling to 10 s) ──▶ running …
+                          │     └─ before `keep_running` was set: stopped
                           └──────stop (SIGTERM, then SIGKILL)──────▶ stopped
 
 A child that ran for half a minute is taken for healthy: its next restart is quick again. Its output is appended to a
@@ -57,6 +58,8 @@ class Child:
     ) -> None:
         self.name = name
         self.restarts = 0
+        self.keep_running = False
+        """Whether it is started again. Off at first: what cannot even start will not start the second time."""
         self._command = tuple(command)
         self._log_path = log_path
         self._threads = threads
@@ -134,7 +137,7 @@ class Child:
             code = await self._threads.fresh(self._process.wait)
             if not self.first_end.done():
                 self.first_end.set_result(code)
-            if self._stopping:
+            if self._stopping or not self.keep_running:
                 return
             if time.monotonic() - began > HEALTHY_S:
                 pause = FIRST_PAUSE_S

@@ -186,17 +186,21 @@ class Embedded:
         ready = self._tasks.spawn(self._ready.wait(), name="acri is ready", quiet=True)
         ends: set[asyncio.Future[Any]] = {child.first_end for child in self._children}
         done, _ = await asyncio.wait({ready, *ends}, timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
-        if ready in done:
-            return
         for child in self._children:
             if child.first_end.done():
                 said = await self._in_thread(child.last_line)
-                raise ConfigError(f"{child.name} ended with code {child.first_end.result()}: {said}")
+                raise ConfigError(
+                    f"{child.name} ended with code {child.first_end.result()}: {said or 'it said nothing'}"
+                )
+        if ready in done:
+            return
         raise ConfigError(f"acri was not ready within {READY_S:g} s: see {self.place.below('logs')}")
 
     def _notified(self, message: dict[str, str]) -> None:
         if message.get("READY") == "1":
             self._ready.set()
+            for child in self._children:
+                child.keep_running = True
 
     async def stop(self) -> list[str]:
         """Remove all pods, end both children, give the directory up; answers what is wrong or left, a line each.

@@ -16,7 +16,7 @@ import json
 import os
 import subprocess
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,13 +50,13 @@ class Image:
         return _digest(self.manifest)
 
 
-def find_busybox() -> str:
-    """Where a statically linked busybox is.
+def find_busybox(places: Iterable[str] = _PLACES) -> str:
+    """The first of `places` that is a statically linked program.
 
     Raises:
         ConfigError: there is none.
     """
-    for path in _PLACES:
+    for path in places:
         if os.access(path, os.X_OK) and _is_static(path):
             return path
     raise ConfigError("a statically linked busybox was not found: apt-get install busybox-static")

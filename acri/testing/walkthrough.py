@@ -209,7 +209,7 @@ class Walkthrough:
                 return None
             try:
                 writer.write(f"GET / HTTP/1.0\r\nHost: {self._ip}\r\n\r\n".encode())
-                return (await reader.read(65536)).decode(errors="replace")
+                return (await reader.read()).decode(errors="replace")
             finally:
                 writer.close()
 
