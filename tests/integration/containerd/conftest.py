@@ -4,14 +4,10 @@
 from __future__ import annotations
 
 import secrets
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from containerd_helpers import NAMESPACE, fill_rootfs, remove_cgroup_parents, require_tools
 from containerd_process import ContainerdProcess
 

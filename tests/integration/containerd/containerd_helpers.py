@@ -16,6 +16,7 @@ from acri.containerd.types import SPEC_TYPE_URL, AnyValue, ContainerObject, runc
 __all__ = ["NAMESPACE", "container_object", "fill_rootfs", "process_json", "remove_cgroup_parents", "require_tools"]
 
 NAMESPACE = "acri-test"
+CGROUP_PARENT = f"acri-test-{os.getpid()}"
 _APPLETS = ("sh", "sleep", "echo", "cat", "true", "kill")
 
 
@@ -30,7 +31,7 @@ def require_tools() -> None:
 def remove_cgroup_parents() -> None:
     """runc removes a container's cgroup, not the one above it."""
     root = Path("/sys/fs/cgroup")
-    for parent in (*root.glob("acri-test"), *root.glob("*/acri-test")):
+    for parent in (*root.glob(CGROUP_PARENT), *root.glob(f"*/{CGROUP_PARENT}")):
         parent.rmdir()
 
 
@@ -63,7 +64,7 @@ def container_object(container_id: str, *args: str) -> ContainerObject:
         "root": {"path": "rootfs"},
         "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
         "linux": {
-            "cgroupsPath": f"/acri-test/{container_id}",
+            "cgroupsPath": f"/{CGROUP_PARENT}/{container_id}",
             "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")],
         },
     }

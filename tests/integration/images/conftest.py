@@ -5,19 +5,14 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from containerd_process import ContainerdProcess
 from fixtures.images import Built, LocalRegistry, build, busybox_files, layer
+from images_world import World
 
 from acri.aio.operation import Operations
 from acri.aio.threads import Threads
@@ -57,34 +52,6 @@ def certs_dir(registry: LocalRegistry, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def busybox() -> Built:
     return build([layer(busybox_files())], {"Cmd": ["sh"], "User": "1000:1000"})
-
-
-@dataclass
-class World:
-    """An ImageService over a containerd namespace of its own, and the means to look behind it."""
-
-    containerd: Containerd
-    operations: Operations
-    images: ImageService
-    again: Callable[..., ImageService]
-    """Another service over the same containerd, as after a restart."""
-
-    async def names(self) -> set[str]:
-        return {record.name for record in await self.containerd.images.list()}
-
-    async def leftovers(self) -> list[Any]:
-        """What a pull must never leave: leases, writes under way."""
-        return [*await self.containerd.leases.list(), *await self.containerd.content.statuses()]
-
-    async def everything(self) -> list[Any]:
-        c = self.containerd
-        parts = [await c.images.list(), await c.content.list(), await c.snapshots.list("overlayfs")]
-        return [item for part in parts for item in part] + await self.leftovers()
-
-    async def collect(self) -> None:
-        """Make containerd collect garbage now."""
-        await self.containerd.leases.create("collect")
-        await self.containerd.leases.delete("collect", sync=True)
 
 
 @pytest.fixture

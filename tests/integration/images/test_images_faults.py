@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from conftest import World
 from fixtures.faulty_registry import Fault, FaultyRegistry
 from fixtures.images import Built, build, layer
+from images_world import World
 
 from acri import errors
 from acri.aio.operation import Operation, Operations
@@ -163,11 +163,12 @@ async def test_the_same_pull_and_the_same_layer_are_fetched_once(
     assert faulty.count("HEAD", "app/manifests/latest") == 1
 
 
-async def test_a_pull_goes_on_without_its_client_and_is_joined(
+async def test_a_pull_whose_client_leaves_goes_on_while_another_waits(
     world: World, faulty: FaultyRegistry, noisy: Built
 ) -> None:
     go_on = asyncio.Event()
     faulty.faults[f"blobs/{_big(noisy)}"] = [Fault(stall=go_on)]
+    other = asyncio.ensure_future(world.images.pull(f"{faulty.host}/app"))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await world.images.pull(f"{faulty.host}/app")
@@ -175,8 +176,20 @@ async def test_a_pull_goes_on_without_its_client_and_is_joined(
     assert (progress.phase, progress.layers, progress.host) == ("layers", 2, faulty.host)
     assert list(world.images.list()) == []
     go_on.set()
-    assert await world.images.pull(f"{faulty.host}/app") == noisy.config_digest
+    assert await other == noisy.config_digest
     assert faulty.count("GET", f"blobs/{_big(noisy)}") == 1
+
+
+async def test_a_pull_that_nobody_waits_for_is_given_up(world: World, faulty: FaultyRegistry, noisy: Built) -> None:
+    go_on = asyncio.Event()
+    faulty.faults[f"blobs/{_big(noisy)}"] = [Fault(stall=go_on)]
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await world.images.pull(f"{faulty.host}/app")
+    go_on.set()
+    assert await world.images.pull(f"{faulty.host}/app") == noisy.config_digest, "the next request pulls anew"
+    assert list(world.images.pulls()) == []
+    assert faulty.count("GET", f"blobs/{_big(noisy)}") == 2
 
 
 async def test_shutdown_in_the_middle_leaves_nothing(world: World, faulty: FaultyRegistry, noisy: Built) -> None:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conftest import World
 from fixtures.images import Built, LocalRegistry, build, index, layer
+from images_world import World
 
 from acri import errors
 from acri.images import manifest
