@@ -4,12 +4,12 @@
 Starts both (a private containerd each), sends both the calls that a kubelet makes for a plain pod, and prints p50 and
 p90 of each RPC, the ratio of the p50s and the target that issue 3 sets. Nothing is judged by the exit code.
 
-    for each pod, acri and the plugin in turn (so that the machine's noise hits both):
+    for each pod, acri and the plugin, and both kinds of pod, in turn (so that the machine's noise hits all):
         RunPodSandbox ─ CreateContainer ─ StartContainer ─ ContainerStatus ─ ExecSync ─ StopContainer
         ─ StopPodSandbox ─ RemoveContainer ─ RemovePodSandbox
     then: pods held at once for memory; then 200 containers, listed in turn
 
-Twice: pods whose containers have a PID namespace each (a kubelet's default), pods that share one (crictl's default).
+Two kinds: pods whose containers have a PID namespace each (a kubelet's default), and that share one (crictl's).
 """
 
 from __future__ import annotations
@@ -116,22 +116,28 @@ def in_turn(sides: Sequence[Side], turn: int) -> Sequence[Side]:
     return sides if turn % 2 == 0 else sides[::-1]
 
 
-async def life(sides: Sequence[Side], mode: v1.NamespaceMode, pods: int) -> tuple[Samples, dict[str, dict[str, float]]]:
-    """`pods` pods of each side, one after another; samples, and CPU milliseconds per pod by side and daemon."""
-    samples: Samples = {}
-    cpu = {side.name: dict.fromkeys(side.daemons, 0.0) for side in sides}
+Cpu = dict[str, dict[str, float]]
+"""Side → daemon → milliseconds per pod."""
+
+
+async def life(sides: Sequence[Side], modes: dict[str, v1.NamespaceMode], pods: int) -> dict[str, tuple[Samples, Cpu]]:
+    """`pods` pods of each side and mode, one after another, modes and sides in turn."""
+    results: dict[str, tuple[Samples, Cpu]] = {
+        title: ({}, {side.name: dict.fromkeys(side.daemons, 0.0) for side in sides}) for title in modes
+    }
     for turn in range(-WARM_UP, pods):
-        for side in in_turn(sides, turn):
-            before = {name: cpu_seconds(pid) for name, pid in side.daemons.items()}
-            run = Run(side, mode, samples if turn >= 0 else {})
-            await run.start()
-            await run.use()
-            await run.end()
-            if turn >= 0:
-                for name, pid in side.daemons.items():
-                    cpu[side.name][name] += (cpu_seconds(pid) - before[name]) * 1e3 / pods
+        for title, mode in modes.items():
+            samples, cpu = results[title] if turn >= 0 else ({}, {})
+            for side in in_turn(sides, turn):
+                before = {name: cpu_seconds(pid) for name, pid in side.daemons.items()}
+                run = Run(side, mode, samples)
+                await run.start()
+                await run.use()
+                await run.end()
+                for name, spent in cpu.get(side.name, {}).items():
+                    cpu[side.name][name] = spent + (cpu_seconds(side.daemons[name]) - before[name]) * 1e3 / pods
         progress(f"pod {max(turn + 1, 0)}/{pods}")
-    return samples, cpu
+    return results
 
 
 async def held(side: Side, mode: v1.NamespaceMode, pods: int) -> dict[str, float]:
@@ -196,15 +202,14 @@ async def bench(options: argparse.Namespace) -> dict[str, Any]:
                 memory[side.name].rss_mib[when] = {name: rss_mib(pid) for name, pid in side.daemons.items()}
 
         weigh("at start")
-        for title, mode in MODES.items():
-            samples, cpu = await life(sides, mode, options.pods)
-            weigh(f"after {options.pods * (len(report['modes']) + 1)} pods")
-            for side in sides:
-                memory[side.name].cpu_ms_per_pod[title] = cpu[side.name]
-                if options.held:
-                    memory[side.name].per_pod[title] = await held(side, mode, options.held)
+        for title, (samples, cpu) in (await life(sides, MODES, options.pods)).items():
             print_table(title, f"{options.pods} pods", samples, names)
             report["modes"][title] = summary(samples)
+            for side in sides:
+                memory[side.name].cpu_ms_per_pod[title] = cpu[side.name]
+        weigh(f"after {options.pods * len(MODES)} pods")
+        for side, (title, mode) in itertools.product(sides if options.held else (), MODES.items()):
+            memory[side.name].per_pod[title] = await held(side, mode, options.held)
         if options.containers:
             samples = await listing(sides, v1.NamespaceMode.CONTAINER, options.containers)
             weigh(f"with {options.containers} containers")
