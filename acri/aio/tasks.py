@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Coroutine
+from typing import Any, TypeVar, cast
 
 import structlog
 
-__all__ = ["TaskOwner"]
+__all__ = ["TaskOwner", "settle"]
 
 T = TypeVar("T")
 
@@ -50,3 +50,16 @@ class TaskOwner:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+async def settle(*awaitables: Awaitable[T]) -> list[T]:
+    """Run side by side, wait until *all* have ended, then raise the first error or answer all results in order.
+
+    `asyncio.gather` raises at once and leaves the others running behind the caller, which may already be undoing what
+    they do. Cancelling the caller cancels all.
+    """
+    results = await asyncio.gather(*awaitables, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast(list[T], results)

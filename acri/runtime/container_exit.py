@@ -11,13 +11,13 @@ EXITED becomes visible last: whoever sees it finds the log complete, the exit co
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 import structlog
 
 from acri import errors
 from acri.aio.operation import Operation
+from acri.aio.tasks import settle
 from acri.aio.threads import Kind
 from acri.containerd.types import TaskStatus
 from acri.host import cgroups
@@ -74,7 +74,7 @@ async def _exited(node: Node, op: Operation, entry: Entry[Container], code: int,
             live.oom_killed = await op.step("oom", lambda: _oom_killed(node, container))
         ended = replace(container, unknown=False, exit=_exit(code, finished_at_ns, live, container))
         # The record goes to containerd now, the store hears of it last.
-        await op.step("drain", lambda: asyncio.gather(_drain(node, live), persist.write_record(node, ended)))
+        await op.step("drain", lambda: settle(_drain(node, live), persist.write_record(node, ended)))
         await op.step("delete task", lambda: delete_task(node, container.id))
         node.containers.put(ended)
         await release(node, container.id)

@@ -7,6 +7,7 @@ import structlog
 
 from acri import errors
 from acri.aio.operation import Operation
+from acri.aio.tasks import settle
 from acri.aio.threads import Kind
 from acri.host.mounts import remove_tree
 from acri.model.container import Container
@@ -37,8 +38,10 @@ async def _remove(node: Node, op: Operation, entry: Entry[Container]) -> None:
     await op.step("kill", lambda: kill_container(node, container.id))
     async with entry.lock:
         await op.step("task", lambda: _delete_task_of_created(node, entry.value))
-        await op.step("files", lambda: remove_files(node, container.id))
-        await op.step("snapshot", lambda: remove_snapshot(node, container))
+        await settle(
+            op.step("files", lambda: remove_files(node, container.id)),
+            op.step("snapshot", lambda: remove_snapshot(node, container)),
+        )
         await op.step("record", lambda: discard(node, container.id))
     log.info("container removed", container_id=container.id, sandbox_id=container.sandbox_id)
 

@@ -10,13 +10,13 @@ A container whose start failed is EXITED and not CREATED: the kubelet's crash ba
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 import structlog
 
 from acri import errors
 from acri.aio.operation import Operation
+from acri.aio.tasks import settle
 from acri.model.config import NamespaceMode
 from acri.model.container import Container, ContainerState, Exit
 from acri.model.sandbox import Phase
@@ -106,7 +106,7 @@ async def _start_task(node: Node, op: Operation, entry: Entry[Container], live: 
     started = replace(container, started_at_ns=now_ns())
     await op.step(
         "task start",
-        lambda: asyncio.gather(node.containerd.tasks.start(container.id), persist.write_record(node, started)),
+        lambda: settle(node.containerd.tasks.start(container.id), persist.write_record(node, started)),
     )
     node.containers.put(started)
 

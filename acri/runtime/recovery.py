@@ -20,12 +20,12 @@ What a sandbox or container *is* stands in its record; what *runs* is what conta
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 import structlog
 
 from acri import errors
+from acri.aio.tasks import settle
 from acri.containerd.types import ContainerObject, TaskInfo, TaskStatus
 from acri.model import records
 from acri.model.container import Container, ContainerState, Exit
@@ -61,9 +61,7 @@ async def recover(node: Node) -> None:
             node.containers.put(container)
     for sandbox in sandboxes:
         await _recover_sandbox(node, sandbox)
-    await asyncio.gather(
-        *(_recover_container(node, entry.value, tasks.get(entry.value.id)) for entry in node.containers)
-    )
+    await settle(*(_recover_container(node, entry.value, tasks.get(entry.value.id)) for entry in node.containers))
     log.info("state rebuilt from containerd", sandboxes=len(node.sandboxes), containers=len(node.containers))
 
 
@@ -77,7 +75,7 @@ async def resync(node: Node) -> None:
         if entry.value.state is ContainerState.RUNNING and entry.value.id not in running
     ]
     # A task whose shim answers slowly is missing in the list too: `reconcile` asks for each by itself.
-    await asyncio.gather(*(reconcile(node, container_id) for container_id in suspects))
+    await settle(*(reconcile(node, container_id) for container_id in suspects))
 
 
 def _read(objects: list[ContainerObject]) -> tuple[list[Sandbox], list[Container]]:

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import structlog
 
 from acri.aio.operation import Operation
+from acri.aio.tasks import settle
 from acri.aio.threads import Kind
 from acri.model.sandbox import Sandbox
 from acri.runtime import persist, sandbox_files
@@ -40,7 +39,7 @@ async def _remove(node: Node, op: Operation, entry: Entry[Sandbox]) -> None:
 
 
 async def _remove_containers(node: Node, sandbox_id: str) -> None:
-    await asyncio.gather(*(remove_container(node, entry.value.id) for entry in node.containers_of(sandbox_id)))
+    await settle(*(remove_container(node, entry.value.id) for entry in node.containers_of(sandbox_id)))
 
 
 async def discard(node: Node, sandbox_id: str) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """RunPodSandbox: namespaces, network and files of a pod, without a process unless the pod shares its PID namespace.
 
-    record ─▶ files ─▶ namespaces ─▶ cni add ─▶ ready record ─▶ in the store
-      └──────────┴─────────┴────────────┴── any failure: undone in reverse
+    record ─▶ files ∥ namespaces ─▶ cni add ─▶ ready record ─▶ in the store
+      └────────────┴───────────────────┴── any failure: undone in reverse
 
 The first record is written before the first side effect, so that an acri that died half way finds on its start what it
 has to take back. If an undo keeps failing, the record stays, as a stopped sandbox that the kubelet can remove.
@@ -17,6 +17,7 @@ import structlog
 
 from acri import errors
 from acri.aio.operation import Operation
+from acri.aio.tasks import settle
 from acri.aio.threads import Kind
 from acri.host import cgroups
 from acri.model.config import NamespaceMode, PodSandboxConfig
@@ -97,15 +98,17 @@ async def _run(node: Node, op: Operation, sandbox: Sandbox, handler: Handler) ->
         lambda: persist.create_sandbox(node, sandbox, spec, handler),
         undo=lambda: _take_back_record(node, op, sandbox),
     )
-    await op.step(
-        "files",
-        lambda: node.threads.run(Kind.FILE, sandbox_files.make, node.kernel, sandbox, paths),
-        undo=lambda: node.threads.run(Kind.FILE, sandbox_files.remove, node.kernel, paths),
-    )
-    holder = await op.step(
-        "namespaces",
-        lambda: make_namespaces(node, sandbox),
-        undo=lambda: remove_namespaces(node, sandbox),
+    _, holder = await settle(
+        op.step(
+            "files",
+            lambda: node.threads.run(Kind.FILE, sandbox_files.make, node.kernel, sandbox, paths),
+            undo=lambda: node.threads.run(Kind.FILE, sandbox_files.remove, node.kernel, paths),
+        ),
+        op.step(
+            "namespaces",
+            lambda: make_namespaces(node, sandbox),
+            undo=lambda: remove_namespaces(node, sandbox),
+        ),
     )
     ips: tuple[str, ...] = ()
     if sandbox.network_attached:

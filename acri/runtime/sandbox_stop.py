@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """StopPodSandbox: end the pod's processes and give back its network.
 
-    ready ──▶ stopped (recorded first) ──▶ containers killed ──▶ holder ──▶ cni del ──▶ namespaces ──▶ shm
-                 ▲                                                                              │
-                 └── called again: whatever is left of this is done, nothing is done twice ─────┘
+    ready ──▶ stopped ──▶ containers killed ──▶ holder ──▶ cni del ──▶ namespaces ──▶ shm ──▶ recorded
+                 ▲                                                                       │
+                 └── called again: whatever is left of this is done, nothing twice ──────┘
 
-Recorded first, so that no container is made or started behind our back. Every call goes the whole way, also for a
+Stopped comes first, so that no container is made or started behind our back. Every call goes the whole way, also for a
 sandbox that is NOTREADY: a step that failed last time is tried again (the kubelet repeats StopPodSandbox).
 """
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 import structlog
 
 from acri.aio.operation import Operation
+from acri.aio.tasks import settle
 from acri.aio.threads import Kind
-from acri.model.container import ContainerState, Exit
+from acri.model.container import Container, ContainerState, Exit
 from acri.model.sandbox import Phase, Sandbox
 from acri.runtime import persist, sandbox_files
 from acri.runtime.container_stop import kill_container
@@ -27,7 +27,7 @@ from acri.runtime.sandbox_namespaces import remove_namespaces, stop_holder
 from acri.runtime.sandbox_network import detach
 from acri.store import Entry
 
-__all__ = ["stop_pod_sandbox", "tear_down"]
+__all__ = ["stop_pod_sandbox"]
 
 log = structlog.get_logger(__name__)
 
@@ -45,9 +45,13 @@ async def stop_pod_sandbox(node: Node, sandbox_id: str) -> None:
 async def _stop(node: Node, op: Operation, entry: Entry[Sandbox]) -> None:
     was_ready = entry.value.phase is Phase.READY
     if was_ready:
-        await op.step("stopped record", lambda: persist.save(node, replace(entry.value, phase=Phase.STOPPED)))
-    await op.step("containers", lambda: _end_containers(node, entry.value.id))
-    await tear_down(node, op, entry.value)
+        # In memory at once: from here on nothing is created or started in it. On disk while the rest goes on.
+        stopped = node.sandboxes.put(replace(entry.value, phase=Phase.STOPPED)).value
+        await settle(
+            op.step("stopped record", lambda: persist.write_record(node, stopped)), _wind_down(node, op, entry)
+        )
+    else:
+        await _wind_down(node, op, entry)
     # Addresses stay in the record: the kubelet reads them after the stop.
     if entry.value.network_attached or entry.value.holder:
         await op.step("record", lambda: persist.save(node, replace(entry.value, network_attached=False, holder=None)))
@@ -55,7 +59,12 @@ async def _stop(node: Node, op: Operation, entry: Entry[Sandbox]) -> None:
         log.info("pod sandbox stopped", sandbox_id=entry.value.id, pod=entry.value.metadata.name)
 
 
-async def tear_down(node: Node, op: Operation, sandbox: Sandbox) -> None:
+async def _wind_down(node: Node, op: Operation, entry: Entry[Sandbox]) -> None:
+    await op.step("containers", lambda: _end_containers(node, entry.value.id))
+    await _tear_down(node, op, entry.value)
+
+
+async def _tear_down(node: Node, op: Operation, sandbox: Sandbox) -> None:
     """Give back what a sandbox holds on this host besides its record and its files."""
     if sandbox.holder is not None:
         await op.step("holder", lambda: stop_holder(node, sandbox))
@@ -67,14 +76,10 @@ async def tear_down(node: Node, op: Operation, sandbox: Sandbox) -> None:
 
 
 async def _end_containers(node: Node, sandbox_id: str) -> None:
-    entries = node.containers_of(sandbox_id)
-    results = await asyncio.gather(*(_end_container(node, entry) for entry in entries), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+    await settle(*(_end_container(node, entry) for entry in node.containers_of(sandbox_id)))
 
 
-async def _end_container(node: Node, entry: Entry) -> None:  # type: ignore[type-arg]
+async def _end_container(node: Node, entry: Entry[Container]) -> None:
     await kill_container(node, entry.value.id)
     async with entry.lock:
         if entry.value.state is ContainerState.CREATED:
