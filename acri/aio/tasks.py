@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Coroutine
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, overload
 
 import structlog
 
 __all__ = ["TaskOwner", "settle"]
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +53,11 @@ class TaskOwner:
             await asyncio.wait(tasks)
 
 
-async def settle(*awaitables: Awaitable[T]) -> list[T]:
+@overload
+async def settle(first: Awaitable[T], second: Awaitable[U], /) -> tuple[T, U]: ...
+@overload
+async def settle(*awaitables: Awaitable[T]) -> tuple[T, ...]: ...
+async def settle(*awaitables: Awaitable[Any]) -> tuple[Any, ...]:
     """Run side by side, wait until *all* have ended, then raise the first error or answer all results in order.
 
     `asyncio.gather` raises at once and leaves the others running behind the caller, which may already be undoing what
@@ -62,4 +67,4 @@ async def settle(*awaitables: Awaitable[T]) -> list[T]:
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    return cast(list[T], results)
+    return tuple(results)

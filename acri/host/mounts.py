@@ -144,7 +144,7 @@ def _unmount_below(kernel: Kernel, path: str) -> None:
     # The table has resolved paths; only the directory part is resolved, as a last symlink will not be followed.
     parent, name = os.path.split(path)
     real = os.path.join(os.path.realpath(parent), name)
-    for point in mountinfo.mounts_below(mountinfo.read(), real):
+    for point in mountinfo.mounts_below(mountinfo.read(naming=real), real):
         unmount(kernel, point)
 
 

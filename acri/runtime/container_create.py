@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """CreateContainer: everything up to the process, which StartContainer makes.
 
-    image, user, spec ─▶ record ─▶ snapshot ─▶ fifos ─▶ in the store
-                           └──────────┴──────────┴── any failure: undone in reverse
+    image, user, spec ─▶ record ─▶ snapshot ∥ fifos ─▶ in the store
+                           └────────────┴── any failure: undone in reverse
 
 Whatever can be wrong with the request is found before the record is written. The record names the snapshot before that
 is made, so containerd's garbage collector never sees a snapshot without an owner.
@@ -17,8 +17,8 @@ import structlog
 
 from acri import errors
 from acri.aio.operation import Operation
+from acri.aio.tasks import settle
 from acri.aio.threads import Kind
-from acri.containerd.types import Mount as SnapshotMount
 from acri.model.config import ContainerConfig, NamespaceMode
 from acri.model.container import Container, ContainerState, User
 from acri.model.image import Image
@@ -104,15 +104,17 @@ async def _create(node: Node, op: Operation, request: _Request) -> str:
         lambda: persist.create_container(node, container, built.spec, request.handler, request.image.reference),
         undo=lambda: container_remove.discard(node, container.id),
     )
-    rootfs = await op.step(
-        "snapshot",
-        lambda: _prepare(node, container, parent),
-        undo=lambda: container_remove.remove_snapshot(node, container),
-    )
-    await op.step(
-        "fifos",
-        lambda: container_io.make_fifos(node, container),
-        undo=lambda: container_remove.remove_files(node, container.id),
+    rootfs, _ = await settle(
+        op.step(
+            "snapshot",
+            lambda: node.containerd.snapshots.prepare(container.snapshotter, container.id, parent),
+            undo=lambda: container_remove.remove_snapshot(node, container),
+        ),
+        op.step(
+            "fifos",
+            lambda: container_io.make_fifos(node, container),
+            undo=lambda: container_remove.remove_files(node, container.id),
+        ),
     )
     # No await from here on: a StopPodSandbox that came meanwhile is seen, one that comes later sees the container.
     _need_ready(node, request.sandbox.id)
@@ -221,7 +223,3 @@ async def _target_pid_path(node: Node, sandbox: Sandbox, config: ContainerConfig
         raise errors.FailedPrecondition(f"target container {target.id} is {target.state.name}, not RUNNING")
     task = await node.containerd.tasks.get(target.id)
     return f"/proc/{task.pid}/ns/pid"
-
-
-async def _prepare(node: Node, container: Container, parent: str) -> tuple[SnapshotMount, ...]:
-    return await node.containerd.snapshots.prepare(container.snapshotter, container.id, parent)

@@ -113,7 +113,8 @@ class _Exec:
             for fd in fds
         ]
         try:
-            await self._tasks.start(self._container.id, self._id)
+            async with self._node.exec_turn(self._container.sandbox_id):
+                await self._tasks.start(self._container.id, self._id)
             async with asyncio.timeout(timeout):
                 code = (await asyncio.shield(end)).exit_status & 0xFF
             stdout, stderr = [await stream for stream in streams]

@@ -34,6 +34,8 @@ from acri.store import Entry, Store
 
 __all__ = ["Live", "Node", "now_ns"]
 
+EXEC_STARTS_AT_ONCE = 4
+
 
 def now_ns() -> int:
     """CRI time: nanoseconds since the epoch."""
@@ -85,6 +87,9 @@ class Node:
     holder_fds: dict[str, int] = field(default_factory=dict)
     """pidfds of the holders that are watched, by sandbox id."""
 
+    exec_turns: dict[str, asyncio.Semaphore] = field(default_factory=dict)
+    """Turns to start an exec, by sandbox id: see `exec_turn`."""
+
     told_oom_score: bool = False
     """The warning that OOM scores are raised was given."""
 
@@ -95,3 +100,12 @@ class Node:
     def live_of(self, container_id: str) -> Live:
         """The container's companion, made when first asked for."""
         return self.live.setdefault(container_id, Live())
+
+    def exec_turn(self, sandbox_id: str) -> asyncio.Semaphore:
+        """What to hold while an exec starts in a pod.
+
+        The pod's containers share one shim. Up to containerd 1.6.24 and 1.7.7 that starts execs one after the other
+        under a lock which the handling of exits wants too; with a dozen starts waiting, the exits that pile up fill a
+        queue of 32, runc's own among them, and the shim never moves again (containerd #9103). A few at once are safe.
+        """
+        return self.exec_turns.setdefault(sandbox_id, asyncio.Semaphore(EXEC_STARTS_AT_ONCE))

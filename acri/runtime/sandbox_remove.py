@@ -46,3 +46,4 @@ async def discard(node: Node, sandbox_id: str) -> None:
     """Delete the record and forget the sandbox."""
     await persist.delete(node, sandbox_id)
     node.sandboxes.remove(sandbox_id)
+    node.exec_turns.pop(sandbox_id, None)

@@ -13,7 +13,7 @@ import pytest
 
 from acri import errors
 from acri.aio.process import Processes
-from acri.aio.tasks import TaskOwner
+from acri.aio.tasks import TaskOwner, settle
 from acri.aio.threads import Kind, Threads
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
@@ -110,3 +110,23 @@ async def test_a_task_owner_ends_its_tasks():
     await asyncio.sleep(0)
     await owner.close()
     assert ended.is_set()
+
+
+async def test_settle_waits_for_all_before_it_raises():
+    go, ended = asyncio.Event(), []
+
+    async def slow() -> None:
+        await go.wait()
+        ended.append("slow")
+
+    async def fails() -> None:
+        raise errors.UnknownError("no")
+
+    settling = asyncio.ensure_future(settle(fails(), slow()))
+    await asyncio.sleep(0.01)
+    assert not settling.done()
+    go.set()
+    with pytest.raises(errors.UnknownError):
+        await settling
+    assert ended == ["slow"]
+    assert await settle(asyncio.sleep(0, 1), asyncio.sleep(0, 2)) == (1, 2)

@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from acri.host import mountinfo
+from acri.host.kernel import LinuxKernel
 
 LINE = b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 shared:7 - ext3 /dev/root rw,errors=continue\n"
 
@@ -53,3 +55,17 @@ def test_below_is_deepest_first_and_respects_names() -> None:
     entries = mountinfo.parse(b"".join(LINE.replace(b"/mnt2", point) for point in points))
     assert mountinfo.mounts_below(entries, "/a") == ("/a/b/c", "/a/b", "/a/b", "/a")
     assert mountinfo.mounts_below(entries, "/a/b/") == ("/a/b/c", "/a/b", "/a/b")
+
+
+def test_a_table_read_for_one_path_has_its_mounts(tmp_path: Path, kernel: LinuxKernel) -> None:
+    """Also where the kernel escapes the name."""
+    place = tmp_path / "a b\\c\n"
+    place.mkdir()
+    kernel.mount("test", str(place), "tmpfs", 0)
+    try:
+        (entry,) = mountinfo.read(naming=str(place))
+        assert entry.mount_point == str(place)
+        assert entry in mountinfo.read()
+        assert mountinfo.read(naming=str(tmp_path / "none")) == ()
+    finally:
+        kernel.umount(str(place))
