@@ -7,6 +7,7 @@ import os
 
 from acri.aio import fifo
 from acri.aio.threads import Kind
+from acri.logs.file import open_error
 from acri.logs.format import Stream
 from acri.logs.pump import ContainerLog
 from acri.model.container import Container
@@ -38,7 +39,7 @@ async def open_log(node: Node, container: Container, *, recovering: bool = False
     """
     paths = node.paths.container(container.id)
     if container.log_path and not recovering:
-        await node.threads.run(Kind.HOST_FILE, os.makedirs, os.path.dirname(container.log_path), 0o755, True)
+        await node.threads.run(Kind.HOST_FILE, _make_log_directory, container.log_path)
     log = ContainerLog(node.log_kit, container.id, log_path=container.log_path or None, mark_path=paths.log_mark)
     try:
         for stream in _streams(container):
@@ -49,6 +50,13 @@ async def open_log(node: Node, container: Container, *, recovering: bool = False
         await log.close()
         raise
     return log
+
+
+def _make_log_directory(log_path: str) -> None:
+    try:
+        os.makedirs(os.path.dirname(log_path), 0o755, exist_ok=True)
+    except OSError as error:
+        raise open_error(error, log_path) from error
 
 
 def _streams(container: Container) -> list[Stream]:

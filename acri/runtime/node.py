@@ -104,8 +104,9 @@ class Node:
     def exec_turn(self, sandbox_id: str) -> asyncio.Semaphore:
         """What to hold while an exec starts in a pod.
 
-        The pod's containers share one shim. Up to containerd 1.6.24 and 1.7.7 that starts execs one after the other
-        under a lock which the handling of exits wants too; with a dozen starts waiting, the exits that pile up fill a
-        queue of 32, runc's own among them, and the shim never moves again (containerd #9103). A few at once are safe.
+        The pod's containers share one shim. containerd 1.6's starts execs one after the other, under a lock that the
+        handling of exits wants too; with a dozen starts waiting, the exits of runc and of earlier execs fill its queue
+        of 32, and it never moves again (seen with 1.6.20 and 30 execs; the class of containerd #2709). A few at once
+        are safe, and not slower.
         """
         return self.exec_turns.setdefault(sandbox_id, asyncio.Semaphore(EXEC_STARTS_AT_ONCE))
