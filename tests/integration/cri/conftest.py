@@ -10,9 +10,8 @@ import asyncio
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "fixtures"))
 
 from containerd_process import ContainerdProcess
 from cri_client import Cri
-from cri_lab import AcriProcess, Network, leftovers, require_tools
+from cri_lab import AcriProcess, Lab, MakeAcri, Network, leftovers, require_tools
 from cri_pods import BUSYBOX, Pods
 from images import Built, LocalRegistry, build, busybox_files, layer
 
@@ -47,22 +46,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-@dataclass(frozen=True)
-class Lab:
-    """What every acri of the session shares."""
-
-    directory: Path
-    containerd: ContainerdProcess
-    registry: LocalRegistry
-    certs_dir: Path
-    network: Network
-
-    def acri(self, name: str, **changes: object) -> AcriProcess:
-        """An acri that is not started yet."""
-        arguments = {"network": self.network, "containerd": self.containerd.address, "certs_dir": self.certs_dir}
-        return AcriProcess(self.directory / name, **(arguments | changes))  # type: ignore[arg-type]
-
-
 IMAGES: dict[str, dict[str, object]] = {
     "library/busybox:1.35": {"Cmd": ["sh"], "Env": ["PATH=/bin"]},
     "test/configured:1": {
@@ -74,6 +57,7 @@ IMAGES: dict[str, dict[str, object]] = {
         "StopSignal": "SIGUSR1",
     },
     "test/user-uid:1": {"User": "1002", "Cmd": ["id"]},
+    "test/nothing:1": {},
     "test/user-name:1": {"User": "www-data", "Cmd": ["id"]},
 }
 
@@ -144,9 +128,6 @@ async def pods(cri: Cri, acri: AcriProcess, tmp_path: Path) -> AsyncIterator[Pod
     yield made
     await made.remove_all()
     assert await leftovers(acri) == []
-
-
-MakeAcri = Callable[..., AcriProcess]
 
 
 @pytest.fixture

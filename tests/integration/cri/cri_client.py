@@ -97,9 +97,12 @@ class Cri:
         assert answer.status is not None
         return answer.status
 
-    async def exec(self, container_id: str, *command: str, timeout: int = 0, **call: Any) -> m.ExecSyncResponse:
+    async def exec(
+        self, container_id: str, *command: str, timeout: int = 0, within: float = PATIENCE_S
+    ) -> m.ExecSyncResponse:
+        """`timeout` is the command's, `within` the call's."""
         request = m.ExecSyncRequest(container_id=container_id, cmd=list(command), timeout=timeout)
-        return await self(request, **call)
+        return await self(request, within)
 
     async def reopen_log(self, container_id: str) -> None:
         await self(m.ReopenContainerLogRequest(container_id=container_id))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ground that an acri stands on in these tests, and what it may not leave there.
 
+    Lab           containerd, registry and network that all acris of a session share
     Network       bridge, host-local and portmap on a bridge and a subnet of its own
     AcriProcess   `acri serve` as a process, with every path below one directory
     leftovers     whatever of a pod can still be seen on this host
@@ -18,13 +19,18 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from containerd_process import ContainerdProcess
+from images import LocalRegistry
 
 from acri.config import Settings, parse
 from acri.containerd.client import Containerd
 
-__all__ = ["AcriProcess", "Network", "leftovers", "require_tools", "sh"]
+__all__ = ["AcriProcess", "Lab", "MakeAcri", "Network", "leftovers", "require_tools", "sh"]
 
 CNI_DIRS = ("/opt/cni/bin", "/usr/lib/cni")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -231,6 +237,25 @@ class AcriProcess:
         """This acri's cgroup parents, one per hierarchy."""
         name = self.cgroup_parent.strip("/")
         return [*CGROUPS.glob(name), *CGROUPS.glob(f"*/{name}")]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What every acri of the session shares."""
+
+    directory: Path
+    containerd: ContainerdProcess
+    registry: LocalRegistry
+    certs_dir: Path
+    network: Network
+
+    def acri(self, name: str, **changes: object) -> AcriProcess:
+        """An acri that is not started yet."""
+        arguments = {"network": self.network, "containerd": self.containerd.address, "certs_dir": self.certs_dir}
+        return AcriProcess(self.directory / name, **(arguments | changes))  # type: ignore[arg-type]
+
+
+MakeAcri = Callable[..., AcriProcess]
 
 
 async def leftovers(acri: AcriProcess) -> list[str]:

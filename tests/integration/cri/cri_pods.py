@@ -67,7 +67,10 @@ def rejoin(lines: list[Line], stream: str) -> bytes:
 
 def options(network: int = POD, pid: int = CONTAINER, ipc: int = POD, target: str = "") -> m.NamespaceOption:
     return m.NamespaceOption(
-        network=m.NamespaceMode(network), pid=m.NamespaceMode(pid), ipc=m.NamespaceMode(ipc), target_id=target
+        network=m.NamespaceMode.try_value(network),
+        pid=m.NamespaceMode.try_value(pid),
+        ipc=m.NamespaceMode.try_value(ipc),
+        target_id=target,
     )
 
 
