@@ -179,7 +179,10 @@ def test_one_that_was_not_recorded_is_found(started: tuple[Holder, Pinned], kern
 
 def test_a_process_of_the_same_name_is_not_found(place: Path) -> None:
     with subprocess.Popen(["acri-holder", "sandbox-b"], executable="/bin/cat", stdin=subprocess.PIPE) as other:
-        assert Path(f"/proc/{other.pid}/cmdline").read_bytes() == b"acri-holder\0sandbox-b\0"
+        # Popen may return a moment before the kernel shows the new program's arguments.
+        while Path(f"/proc/{other.pid}/cmdline").read_bytes() != b"acri-holder\0sandbox-b\0":
+            assert other.poll() is None
+            time.sleep(0.001)
         assert holder.find("sandbox-b") is None
 
 
