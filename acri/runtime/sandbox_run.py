@@ -113,20 +113,21 @@ async def _run(node: Node, op: Operation, sandbox: Sandbox, handler: Handler) ->
     ips: tuple[str, ...] = ()
     if sandbox.network_attached:
         ips = await op.step("cni add", lambda: attach(node, sandbox), undo=lambda: detach(node, sandbox))
-    sandbox = replace(sandbox, phase=Phase.READY, holder=holder, ips=ips)
-    if not sandbox.host_network:
-        await op.step("hosts", lambda: node.threads.run(Kind.FILE, sandbox_files.write_hosts, sandbox, paths))
-    await op.step("ready", lambda: persist.save(node, sandbox))
+    # Under a name of its own: the undos above go by what was planned, and find a holder by its name.
+    ready = replace(sandbox, phase=Phase.READY, holder=holder, ips=ips)
+    if not ready.host_network:
+        await op.step("hosts", lambda: node.threads.run(Kind.FILE, sandbox_files.write_hosts, ready, paths))
+    await op.step("ready", lambda: persist.save(node, ready))
     op.commit()
-    holders.watch(node, sandbox)
+    holders.watch(node, ready)
     log.info(
         "pod sandbox ready",
-        sandbox_id=sandbox.id,
-        pod=sandbox.metadata.name,
-        namespace=sandbox.metadata.namespace,
+        sandbox_id=ready.id,
+        pod=ready.metadata.name,
+        namespace=ready.metadata.namespace,
         ips=ips,
     )
-    return sandbox.id
+    return ready.id
 
 
 def _same(existing: Sandbox, wanted: Sandbox) -> str:

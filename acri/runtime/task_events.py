@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
 from acri import errors
@@ -15,6 +17,9 @@ __all__ = ["TOPICS", "dispatch"]
 log = structlog.get_logger(__name__)
 
 TOPICS = ("/tasks/exit", "/tasks/oom", "/images/create", "/images/update", "/images/delete")
+
+_RETRY_FIRST_S = 0.5
+_RETRY_MAX_S = 30.0
 
 
 def dispatch(node: Node, event: Event) -> None:
@@ -29,8 +34,13 @@ def dispatch(node: Node, event: Event) -> None:
 
 
 async def _exited(node: Node, event: TaskExited) -> None:
-    try:
-        await handle_exit(node, event.container_id, event.exit_status, event.exited_at_ns)
-    except errors.AcriError as error:
-        # The container stays RUNNING in the store; the next resync, Stop or Status with containerd back finds its end.
-        log.error("exit not handled", container_id=event.container_id, error=error.message)
+    """See an exit through: it is told once, and until it is recorded the container looks as if it ran."""
+    pause = _RETRY_FIRST_S
+    while True:
+        try:
+            await handle_exit(node, event.container_id, event.exit_status, event.exited_at_ns)
+            return
+        except errors.AcriError as error:
+            log.error("exit not handled yet", container_id=event.container_id, error=error.message, again_s=pause)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _RETRY_MAX_S)

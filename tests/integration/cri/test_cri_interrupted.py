@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cri_client import Cri
 from cri_lab import AcriProcess, MakeAcri, leftovers
-from cri_pods import BUSYBOX, FOREVER, POD, Pods, options
+from cri_pods import BUSYBOX, FOREVER, POD, Pods, options, read_log, rejoin
 
 from acri import errors
 from acri.aio.operation import Operation
@@ -25,6 +25,8 @@ class Faults:
     def __init__(self) -> None:
         self.operation = ""
         self.at: Step | None = None
+        self.once = False
+        self.hits = 0
         self.met: list[Step] = []
 
     async def __call__(self, running: Operation, step: str, when: str) -> None:
@@ -32,6 +34,9 @@ class Faults:
             return
         self.met.append((step, when))
         if self.at == (step, when):
+            self.hits += 1
+            if self.once:
+                self.at = None
             raise errors.UnknownError(f"interrupted {when} {step}")
 
 
@@ -131,9 +136,7 @@ async def test_start_container(inside: Inside) -> None:
     await whole()
 
 
-@pytest.mark.parametrize(
-    "operation", ["StopContainer", "ContainerExit", "StopPodSandbox", "RemoveContainer", "RemovePodSandbox"]
-)
+@pytest.mark.parametrize("operation", ["StopContainer", "StopPodSandbox", "RemoveContainer", "RemovePodSandbox"])
 async def test_what_takes_away_can_be_repeated(inside: Inside, operation: str) -> None:
     async def whole() -> None:
         pod = await inside.pods.run(namespaces=options(pid=POD))
@@ -153,3 +156,22 @@ async def test_what_takes_away_can_be_repeated(inside: Inside, operation: str) -
             await inside.cri.remove_sandbox(sandbox.id)
         assert await leftovers(inside.process) == [], step
     assert count >= 2
+
+
+async def test_an_exit_that_could_not_be_recorded_is_recorded_later(inside: Inside) -> None:
+    """The event comes once; until the exit is recorded the container would look as if it ran."""
+    pod = await inside.pods.run()
+
+    async def whole() -> None:
+        status, _ = await pod.run("sh", "-c", "echo out; exit 3")
+        await inside.cri.remove(status.id)
+
+    inside.faults.once = True
+    async for step, _ in inside.each_step("ContainerExit", whole):
+        hits = inside.faults.hits
+        container_id = await pod.start("sh", "-c", "echo out; exit 3", attempt=hits)
+        status = await inside.cri.exited(container_id)
+        assert inside.faults.hits == hits + 1
+        assert (status.exit_code, status.reason) == (3, "Error"), step
+        assert rejoin(read_log(status.log_path), "stdout") == b"out\n"
+        await inside.cri.remove(container_id)
