@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -33,8 +33,8 @@ from acri.aio.tasks import TaskOwner
 __all__ = ["Operation", "Operations"]
 
 T = TypeVar("T")
-Key = tuple[str, str]
-"""What is done (`RunPodSandbox`) and to what (a name or an id)."""
+Key = tuple[str, Hashable]
+"""What is done (`RunPodSandbox`) and to what (an id, or the parts of a name)."""
 Undo = Callable[[], Awaitable[object]]
 OnStep = Callable[["Operation", str, Literal["before", "after"]], Awaitable[None]]
 
@@ -58,26 +58,38 @@ class Operation:
 
     def __init__(self, key: Key, on_step: OnStep | None = None) -> None:
         self.key = key
-        self.started = time.monotonic()
-        self.current_step = "start"
-        self.step_since = self.started
         self.leftovers: list[str] = []
         self.abandoned = False
         """Nobody waits for it any more, and it is being undone."""
+        self.failed_step = ""
+        self._active: dict[str, float] = {"start": time.monotonic()}
+        """Steps that run now, oldest first, and since when."""
         self._undos: list[_Armed] = []
         self._on_step = on_step
 
     async def step(self, name: str, work: Callable[[], Awaitable[T]], *, undo: Undo | None = None) -> T:
         """Run `work` as the step `name`; `undo` takes it back, in whole or in part, if this or a later step fails."""
-        self._enter(name)
+        self._active.pop("start", None)
+        self._active[name] = time.monotonic()
         if undo is not None:
             self._undos.append(_Armed(name, undo))
-        if self._on_step is not None:
-            await self._on_step(self, name, "before")
-        result = await work()
-        if self._on_step is not None:
-            await self._on_step(self, name, "after")
-        return result
+        try:
+            if self._on_step is not None:
+                await self._on_step(self, name, "before")
+            result = await work()
+            if self._on_step is not None:
+                await self._on_step(self, name, "after")
+            return result
+        except BaseException:
+            self.failed_step = self.failed_step or name
+            raise
+        finally:
+            del self._active[name]
+
+    @property
+    def current_step(self) -> str:
+        """The step that runs, of several side by side the oldest; the last one's end is the next one's beginning."""
+        return next(iter(self._active), "between steps")
 
     def commit(self) -> None:
         """The object is made: a later failure no longer takes it back."""
@@ -85,14 +97,18 @@ class Operation:
 
     def describe(self) -> str:
         """`RunPodSandbox: cni add, 118 s`."""
-        return f"{self.key[0]}: {self.current_step}, {time.monotonic() - self.step_since:.1f} s"
+        now = time.monotonic()
+        step, since = next(iter(self._active.items()), ("between steps", now))
+        return f"{self.key[0]}: {step}, {now - since:.1f} s"
 
     async def roll_back(self) -> None:
         """Run the armed undos in reverse order. What keeps failing is named in `leftovers`; the others still run."""
         while self._undos:
             armed = self._undos.pop()
-            self._enter(f"undo {armed.name}")
+            name = f"undo {armed.name}"
+            self._active[name] = time.monotonic()
             await self._undo(armed)
+            del self._active[name]
 
     async def _undo(self, armed: _Armed) -> None:
         for attempt in range(1, UNDO_TRIES + 1):
@@ -106,15 +122,16 @@ class Operation:
                 await asyncio.sleep(0.1 * attempt**2)
         self.leftovers.append(armed.name)
 
-    def _enter(self, name: str) -> None:
-        self.current_step = name
-        self.step_since = time.monotonic()
+
+_inside: contextvars.ContextVar[bool] = contextvars.ContextVar("acri_inside_operation", default=False)
+"""Set in the tasks of operations: what they join belongs to them, and is not new work."""
 
 
 @dataclass(slots=True)
 class _Running(Generic[T]):
     operation: Operation
     task: asyncio.Task[T]
+    request: object
     waiters: int = 0
 
 
@@ -138,44 +155,57 @@ class Operations:
         return [running.operation for running in self._running.values()]
 
     async def join(
-        self, key: Key, work: Callable[[Operation], Awaitable[T]], *, cancel_when_abandoned: bool = False
+        self,
+        key: Key,
+        work: Callable[[Operation], Awaitable[T]],
+        *,
+        request: object = None,
+        cancel_when_abandoned: bool = False,
     ) -> T:
         """Wait for the operation under `key`, starting it with `work` if none runs.
 
-        Cancelling the caller ends only the wait, unless `cancel_when_abandoned` is set and it was the last one: then
-        the operation is given up and undone. That is for work which nobody's state depends on (a pull).
+        Args:
+            request: what is asked for. One that asks for something else under the same key waits until this operation
+                has ended, and then runs its own.
+            cancel_when_abandoned: cancelling a caller ends only its wait; with this, the last one's leaving gives the
+                operation up and undoes it. For work that nobody's state depends on (a pull).
 
         Raises:
             errors.DeadlineExceeded: the request's deadline (`aio.deadline`) is about to pass.
             errors.Aborted: acri is shutting down.
             Whatever `work` raises, after everything it did was undone.
         """
-        while (running := self._running.get(key)) is not None and running.operation.abandoned:
-            await asyncio.wait({running.task})
+        while (running := self._running.get(key)) is not None and (
+            running.operation.abandoned or running.request != request
+        ):
+            await self._ended(running, "another request has its turn first")
         if running is None:
-            if self._closing:
+            if self._closing and not _inside.get():
                 raise errors.Unavailable(f"{key[0]}: acri is shutting down; try again when it is back")
-            running = self._start(key, work)
+            running = self._start(key, work, request)
         else:
             log.info("joined a running operation", operation=key[0], subject=key[1], step=running.operation.describe())
         running.waiters += 1
         try:
-            return await self._wait(running, "it is given up" if cancel_when_abandoned else "it goes on")
+            await self._ended(running, "it is given up" if cancel_when_abandoned else "it goes on")
+            if running.task.cancelled():
+                raise errors.Aborted(f"{key[0]}: given up because acri is shutting down")
+            result: T = running.task.result()
+            return result
         finally:
             running.waiters -= 1
             if cancel_when_abandoned and not running.waiters and not running.task.done():
                 running.operation.abandoned = True
                 running.task.cancel()
 
-    def _start(self, key: Key, work: Callable[[Operation], Awaitable[T]]) -> _Running[T]:
+    def _start(self, key: Key, work: Callable[[Operation], Awaitable[T]], request: object) -> _Running[T]:
         operation = Operation(key, self.on_step)
         context = contextvars.copy_context()
         context.run(deadline.current.set, None)
-        task: asyncio.Task[T] = context.run(
-            self._owner.spawn, self._run(operation, work), name=f"{key[0]} {key[1]}", quiet=True
-        )
-        running = self._running[key] = _Running(operation, task)
-        # A failure that every waiter has heard is not news; the owner logs those that nobody heard.
+        context.run(_inside.set, True)
+        coro = self._run(operation, work)
+        task: asyncio.Task[T] = context.run(self._owner.spawn, coro, name=f"{key[0]} {key[1]}", quiet=True)
+        running = self._running[key] = _Running(operation, task, request)
         return running
 
     async def _run(self, operation: Operation, work: Callable[[Operation], Awaitable[T]]) -> T:
@@ -183,13 +213,12 @@ class Operations:
         try:
             return await work(operation)
         except BaseException as error:
-            failed_in = operation.current_step
             await self._undo(operation)
             log.info(
                 "operation failed",
                 operation=operation.key[0],
                 subject=operation.key[1],
-                step=failed_in,
+                step=operation.failed_step,
                 error=str(error) or type(error).__name__,
                 leftovers=operation.leftovers or None,
             )
@@ -207,22 +236,26 @@ class Operations:
             except asyncio.CancelledError:  # each undo has a time limit of its own
                 continue
 
-    async def _wait(self, running: _Running[T], afterwards: str) -> T:
+    async def _ended(self, running: _Running[Any], afterwards: str) -> None:
+        """Wait for the end of an operation, but not longer than the caller may."""
         left = deadline.remaining()
         timeout = None if left is None else max(left - ANSWER_BEFORE_S, left * 0.9)
         done, _ = await asyncio.wait({running.task}, timeout=timeout)
         if not done:
             raise errors.DeadlineExceeded(f"{running.operation.describe()}; {afterwards}")
-        if running.task.cancelled():
-            raise errors.Aborted(f"{running.operation.key[0]}: given up because acri is shutting down")
-        return running.task.result()
 
     async def drain(self, grace_s: float) -> None:
-        """Take no new operations and wait up to `grace_s` seconds for those that run; the rest is undone."""
+        """Take no new operations and wait up to `grace_s` seconds for those that run; the rest is undone.
+
+        Operations that running ones begin belong to them and are waited for, too.
+        """
         self._closing = True
-        tasks = {running.task for running in self._running.values()}
-        if tasks:
-            await asyncio.wait(tasks, timeout=grace_s)
+        try:
+            async with asyncio.timeout(grace_s):
+                while self._running:
+                    await asyncio.wait({running.task for running in self._running.values()})
+        except TimeoutError:
+            log.warning("operations are given up", running=[operation.describe() for operation in self.running()])
         await self._owner.close()
 
 

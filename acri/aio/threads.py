@@ -18,6 +18,8 @@ from typing import ParamSpec, TypeVar
 
 __all__ = ["Kind", "Threads"]
 
+CANCELLED_WAIT_S = 60.0
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -29,6 +31,8 @@ class Kind(Enum):
     """Small files of acri's own, procfs, cgroupfs."""
     HOST_FILE = "host-file", 16
     """Paths that a pod names: they may lie on a file system that hangs."""
+    TEARDOWN = "teardown", 32
+    """Ending processes and removing what a pod had: each waits for the kernel, and some of them for long."""
     LOG = "log", 2
     """Formatting and appending container logs."""
     PROCESS = "process", 64
@@ -48,15 +52,21 @@ class Threads:
         self._pools: dict[Kind, ThreadPoolExecutor] = {}
 
     async def run(self, kind: Kind, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `fn` in the pool of `kind`. Cancelling the caller does not stop a thread: `fn` runs to its end."""
+        """Run `fn` in the pool of `kind`.
+
+        A thread cannot be stopped, so a cancelled caller waits for it before the cancellation goes on: what comes next
+        may be the undoing of what `fn` does. It waits `CANCELLED_WAIT_S` at most.
+        """
         pool = self._pools.get(kind)
         if pool is None:
             pool = self._pools[kind] = ThreadPoolExecutor(kind.size, thread_name_prefix=f"acri-{kind.label}")
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(pool, lambda: context.run(fn, *args, **kwargs))
+        return await _to_its_end(
+            asyncio.get_running_loop().run_in_executor(pool, lambda: context.run(fn, *args, **kwargs))
+        )
 
     async def fresh(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `fn` in a new thread that ends with it (0.05 ms): for namespaces, and for what may hang for ever."""
+        """Run `fn` in a new thread that ends with it (0.05 ms): for what changes the thread. Cancelled as `run`."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         context = contextvars.copy_context()
@@ -82,10 +92,21 @@ class Threads:
                 pass
 
         threading.Thread(target=work, name="acri-fresh", daemon=True).start()
-        return await done
+        return await _to_its_end(done)
 
     def close(self) -> None:
-        """Let the pools go without waiting for threads that hang."""
+        """Take no more work. Python itself waits at its end for threads that hang; `cli.serve` does not let it."""
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
         self._pools.clear()
+
+
+async def _to_its_end(future: asyncio.Future[T]) -> T:
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if not future.done():
+            await asyncio.wait({future}, timeout=CANCELLED_WAIT_S)
+        if future.done() and not future.cancelled():
+            future.exception()  # nobody is left to hear of it
+        raise

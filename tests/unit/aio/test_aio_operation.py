@@ -257,3 +257,60 @@ async def test_a_second_cancellation_does_not_cut_an_undo_short():
     assert undone == ["second", "first"]
     with pytest.raises(errors.UnknownError):
         await waiter
+
+
+async def test_another_request_under_the_same_key_is_not_answered_with_this_ones_result():
+    operations = Operations()
+    go = asyncio.Event()
+
+    async def slow(op: Operation) -> str:
+        await go.wait()
+        return "first"
+
+    async def other(op: Operation) -> str:
+        return "second"
+
+    first = asyncio.ensure_future(operations.join(KEY, slow, request="a"))
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(operations.join(KEY, other, request="b"))
+    same = asyncio.ensure_future(operations.join(KEY, slow, request="a"))
+    await asyncio.sleep(0)
+    go.set()
+    assert await asyncio.gather(first, second, same) == ["first", "second", "first"]
+
+
+async def test_of_steps_side_by_side_the_oldest_is_told():
+    operations = Operations()
+    go = asyncio.Event()
+
+    async def work(op: Operation) -> str:
+        await asyncio.gather(op.step("slow", lambda: _wait(go)), op.step("quick", lambda: asyncio.sleep(0)))
+        return "done"
+
+    waiter = asyncio.ensure_future(operations.join(KEY, work))
+    await asyncio.sleep(0.01)
+    running = operations.find(KEY)
+    assert running is not None
+    assert running.current_step == "slow"
+    go.set()
+    await waiter
+
+
+async def test_while_draining_an_operation_may_begin_what_belongs_to_it():
+    operations = Operations()
+    go = asyncio.Event()
+
+    async def inner(op: Operation) -> str:
+        return "inner"
+
+    async def outer(op: Operation) -> str:
+        await go.wait()
+        return await operations.join(("StopContainer", "c"), inner)
+
+    waiter = asyncio.ensure_future(operations.join(KEY, outer))
+    await asyncio.sleep(0)
+    draining = asyncio.ensure_future(operations.drain(5))
+    await asyncio.sleep(0)
+    go.set()
+    assert await waiter == "inner"
+    await draining

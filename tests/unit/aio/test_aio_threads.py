@@ -54,20 +54,26 @@ async def test_one_kind_full_of_hanging_work_does_not_hold_up_another(threads: T
     await asyncio.gather(*hanging)
 
 
-async def test_a_caller_of_a_fresh_thread_may_leave(threads: Threads):
+async def test_a_cancelled_caller_waits_for_its_thread(threads: Threads):
+    """What the caller does next may undo what the thread does."""
     release, ended = threading.Event(), threading.Event()
 
     def work() -> None:
         release.wait()
         ended.set()
 
-    waiter = asyncio.ensure_future(threads.fresh(work))
-    await asyncio.sleep(0)
-    waiter.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiter
-    release.set()
-    assert await asyncio.get_running_loop().run_in_executor(None, ended.wait, 5)
+    for run in (threads.fresh, lambda fn: threads.run(Kind.FILE, fn)):
+        release.clear()
+        ended.clear()
+        waiter = asyncio.ensure_future(run(work))
+        await asyncio.sleep(0.01)
+        waiter.cancel()
+        await asyncio.sleep(0.01)
+        assert not waiter.done()
+        release.set()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        assert ended.is_set()
 
 
 async def test_a_program_gets_its_input_and_gives_its_output(threads: Threads):
