@@ -10,10 +10,10 @@ What a sandbox or container *is* stands in its record; what *runs* is what conta
     stopped        │                                   │ stopped
 
     container record │ task      │ becomes
-    created          │ none      │ created
+    created          │ none      │ created; taken back where an acri died while making it
     created          │ created   │ its task is deleted (a start was cut off): exited 128
     created, running │ running   │ running; its output is followed again
-    running          │ stopped   │ exited, with the task's code and time
+    created, running │ stopped   │ exited, with the task's code and time
     running          │ none      │ exited 255
     exited           │ any       │ exited; a task that is left is deleted
 """
@@ -133,14 +133,28 @@ async def _align(node: Node, container: Container, task: TaskInfo | None) -> Non
         end = Exit(START_FAILED_CODE, now_ns(), "StartError", message)
         await persist.save(node, replace(container, started_at_ns=0, exit=end))
         await release(node, container.id)
-    elif status is None or status is TaskStatus.STOPPED:
-        if container.state is ContainerState.RUNNING:
-            live.log = await container_io.open_log(node, container, recovering=True)
-            await reconcile(node, container.id)
+    elif status is TaskStatus.STOPPED or container.state is ContainerState.RUNNING:
+        live.log = await container_io.open_log(node, container, recovering=True)
+        if container.state is ContainerState.CREATED:  # it ended before its start was recorded
+            await persist.save(node, replace(container, started_at_ns=container.created_at_ns))
+        await reconcile(node, container.id)
+    elif status is None:
+        await _complete(node, container)
     else:
         live.log = await container_io.open_log(node, container, recovering=True)
         if container.state is ContainerState.CREATED:
             await persist.save(node, replace(container, started_at_ns=now_ns()))
+
+
+async def _complete(node: Node, container: Container) -> None:
+    """A container that was never started: take it back if its creation was cut off, else see that it can start."""
+    try:
+        await node.containerd.snapshots.mounts(container.snapshotter, container.id)
+    except errors.NotFound:
+        log.warning("taking back a container that was not finished", container_id=container.id)
+        await remove_container(node, container.id)
+    else:
+        await container_io.make_fifos(node, container)
 
 
 async def _remove_orphan(node: Node, container: Container) -> None:

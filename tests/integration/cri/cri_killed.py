@@ -22,10 +22,11 @@ async def main(operation: str, number: int, path: str) -> None:
     daemon = Daemon(config.load(Path(path)))
     await daemon.start()
     left = number
+    armed = Path(path).with_name("armed")
 
     async def on_step(running: Operation, step: str, when: str) -> None:
         nonlocal left
-        if running.key[0] != operation or when != "after":
+        if running.key[0] != operation or when != "after" or not armed.exists():
             return
         left -= 1
         if left == 0:

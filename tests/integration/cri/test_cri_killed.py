@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """acri killed after each step of each operation: the next acri takes back or finishes what the dead one had begun.
 
-One process per step, each recovering from the death of the one before; the sweep of an operation ends when it runs
-through.
+One process per step, each recovering from the death of the one before; the sweep of an operation ends when the
+operation runs through.
 """
 
 from __future__ import annotations
@@ -42,24 +42,29 @@ class Sweep:
 
         Answers the number of steps.
         """
+        armed = self.process.directory / "armed"
+        subject = ""
         for number in range(1, MOST_STEPS):
             self.process.start(sys.executable, SCRIPT, operation, str(number))
             async with Cri(self.process.socket) as cri:
-                subject = await prepare(Pods(cri, self.directory))
-                died = await _dies(request(cri, subject))
-            self.process.kill()
-            self.process.start()
-            async with Cri(self.process.socket) as cri:
                 pods = Pods(cri, self.directory)
-                await check(pods, subject)
-                await pods.remove_all()
-            assert await leftovers(self.process) == [], (
-                f"after step {number} of {operation}: {self.process.log[-3000:]}"
-            )
+                if number > 1:
+                    await self._look(pods, check, subject, f"step {number - 1} of {operation}")
+                subject = await prepare(pods)
+                armed.touch()
+                died = await _dies(request(cri, subject))
+                armed.unlink()
+                if not died:
+                    await self._look(pods, check, subject, operation)
+                    self.process.kill()
+                    return number - 1
             self.process.kill()
-            if not died:
-                return number - 1
         raise AssertionError(f"{operation} never came to its end")
+
+    async def _look(self, pods: Pods, check: Callable[[Pods, str], Awaitable[None]], subject: str, after: str) -> None:
+        await check(pods, subject)
+        await pods.remove_all()
+        assert await leftovers(self.process) == [], f"after {after}: {self.process.log[-3000:]}"
 
 
 async def _dies(request: Awaitable[object]) -> bool:
