@@ -110,9 +110,9 @@ class Daemon:
         peer = await unix.peer_pid(self.settings.containerd.address)
         node.facts = await node.threads.run(Kind.FILE, host_facts.gather, peer if peer > 0 else "self")
         await node.images.load()
-        await recovery.recover(node)
+        found = await recovery.recover(node)
         await node.fifo_keeper.release_unused()
-        await gc.remove_orphans(node)
+        await gc.remove_orphans(node, found.ids)
         events = EventStream(
             node.containerd,
             self._tasks,
@@ -123,7 +123,8 @@ class Daemon:
         self._tasks.spawn(events.run(), name="event stream")
         self._tasks.spawn(node.health.run(), name="health")
         holders.watch_all(node)
-        self._tasks.spawn(gc.collect_networks(node), name="collect networks")
+        self._tasks.spawn(gc.collect_networks(node, found.ids), name="collect networks")
+        self._tasks.spawn(gc.collect_shims(node), name="collect shims")
         self._tasks.spawn(lag.watch(), name="loop lag")
         self._server = await self._serve(node)
         # What is here now stays: a full pass of the garbage collector over it would stop the loop for 20 ms.

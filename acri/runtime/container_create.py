@@ -77,8 +77,8 @@ async def create_container(node: Node, sandbox_id: str, config: ContainerConfig)
         log_path(sandbox.config, config),
     )
     spec.check(sandbox, config, image.config, node.facts)
-    name = f"{sandbox.id}/{config.metadata.name}_{config.metadata.attempt}"
-    return await node.operations.join(("CreateContainer", name), lambda op: _create(node, op, request))
+    key = ("CreateContainer", (sandbox.id, config.metadata.name, config.metadata.attempt))
+    return await node.operations.join(key, lambda op: _create(node, op, request), request=config)
 
 
 def _need_ready(node: Node, sandbox_id: str) -> None:
@@ -102,7 +102,7 @@ async def _create(node: Node, op: Operation, request: _Request) -> str:
     await op.step(
         "record",
         lambda: persist.create_container(node, container, built.spec, request.handler, request.image.reference),
-        undo=lambda: container_remove.discard(node, container.id),
+        undo=lambda: _take_back_record(node, op, container),
     )
     rootfs, _ = await settle(
         op.step(
@@ -130,6 +130,14 @@ async def _create(node: Node, op: Operation, request: _Request) -> str:
         image=request.image.reference,
     )
     return container.id
+
+
+async def _take_back_record(node: Node, op: Operation, container: Container) -> None:
+    """The last undo. What could not be taken back is remembered: it was never listed, so nobody else removes it."""
+    node.leftovers.append(container)
+    if not op.leftovers:
+        await container_remove.discard(node, container.id)
+        node.leftovers.remove(container)
 
 
 async def _settle_twin(node: Node, op: Operation, request: _Request) -> str | None:

@@ -2,15 +2,16 @@
 """What happens when a container's first process has ended.
 
     task exit (event, or found by `reconcile`)
-      └─▶ OOM asked of the cgroup ─▶ logs drained ┐
-                                     exit recorded ┴─▶ task deleted ─▶ EXITED in the store
+      └─▶ OOM asked of the cgroup ─▶ logs drained ∥ exit recorded ─▶ task deleted ─▶ EXITED in the store
 
-EXITED becomes visible last: whoever sees it finds the log complete, the exit code recorded and no task left
-(kubelet-cri.md 3.8). The exit is recorded before the task goes, since the task is the only other place that knows it.
+EXITED becomes visible last: whoever sees it finds the log complete, the exit code recorded and no task left. The exit
+is recorded before the task goes, since the task is the only other place that knows it. Once known, how it ended is kept
+(`Live.ending`) until all of this is done, however often it has to be tried.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import structlog
@@ -22,17 +23,20 @@ from acri.aio.threads import Kind
 from acri.containerd.types import TaskStatus
 from acri.host import cgroups
 from acri.model.container import Container, ContainerState, Exit
-from acri.runtime import persist
+from acri.runtime import container_io, persist
 from acri.runtime.node import Live, Node, now_ns
 from acri.store import Entry
 
-__all__ = ["delete_task", "handle_exit", "reconcile", "release"]
+__all__ = ["delete_task", "end_task", "follow", "handle_exit", "reconcile", "release"]
 
 log = structlog.get_logger(__name__)
 
-SIGKILL_CODE = 128 + 9
+SIGKILL = 9
+SIGKILL_CODE = 128 + SIGKILL
 LOST_CODE = 255
 """Exit code of a container whose end nobody saw (containerd's CRI plugin reports the same)."""
+TRIES = 4
+END_PATIENCE_S = 30.0
 
 
 async def handle_exit(node: Node, container_id: str, code: int, finished_at_ns: int) -> None:
@@ -60,8 +64,25 @@ async def reconcile(node: Node, container_id: str) -> None:
         return
     if task.status is TaskStatus.STOPPED:
         await handle_exit(node, container_id, task.exit_status, task.exited_at_ns or now_ns())
-    elif entry.value.unknown:
-        await persist.save(node, replace(entry.value, unknown=False))
+    elif entry.value.state is ContainerState.UNKNOWN:
+        async with entry.lock:
+            await follow(node, entry)
+
+
+async def follow(node: Node, entry: Entry[Container]) -> None:
+    """A container that runs and that acri did not know to run: read its output, show it as RUNNING. Holds its lock.
+
+    A log that cannot be opened does not make the container's state any less known.
+    """
+    container = entry.value
+    live = node.live_of(container.id)
+    if live.log is None:
+        try:
+            live.log = await container_io.open_log(node, container, recovering=True)
+        except errors.AcriError as error:
+            log.error("output is not followed", container_id=container.id, error=error.message)
+    if container.unknown or not container.started_at_ns:
+        await persist.save(node, replace(container, unknown=False, started_at_ns=container.started_at_ns or now_ns()))
 
 
 async def _exited(node: Node, op: Operation, entry: Entry[Container], code: int, finished_at_ns: int) -> None:
@@ -70,21 +91,23 @@ async def _exited(node: Node, op: Operation, entry: Entry[Container], code: int,
         if container.exit is not None or node.containers.get(container.id) is not entry:
             return
         live = node.live_of(container.id)
-        if code == SIGKILL_CODE and not live.oom_killed:
-            live.oom_killed = await op.step("oom", lambda: _oom_killed(node, container))
-        ended = replace(container, unknown=False, exit=_exit(code, finished_at_ns, live, container))
+        if live.ending is None:
+            if code == SIGKILL_CODE and not live.oom_killed:
+                live.oom_killed = await op.step("oom", lambda: _oom_killed(node, container))
+            live.ending = _exit(code, finished_at_ns, live, container)
+        ended = replace(container, unknown=False, exit=live.ending)
         # The record goes to containerd now, the store hears of it last.
-        await op.step("drain", lambda: settle(_drain(node, live), persist.write_record(node, ended)))
+        await op.step("drain", lambda: settle(_drain(node, live), persist.write_record(node, ended, gone_ok=True)))
         await op.step("delete task", lambda: delete_task(node, container.id))
-        node.containers.put(ended)
+        node.containers.replace(ended)
         await release(node, container.id)
-        log.info(
-            "container exited",
-            container_id=container.id,
-            sandbox_id=container.sandbox_id,
-            code=code,
-            reason=ended.exit.reason if ended.exit else None,
-        )
+    log.info(
+        "container exited",
+        container_id=container.id,
+        sandbox_id=container.sandbox_id,
+        code=live.ending.code,
+        reason=live.ending.reason,
+    )
 
 
 def _exit(code: int, finished_at_ns: int, live: Live, container: Container) -> Exit:
@@ -104,11 +127,48 @@ async def _drain(node: Node, live: Live) -> None:
 
 
 async def delete_task(node: Node, container_id: str) -> None:
-    """Delete the container's task; none is fine."""
-    try:
-        await node.containerd.tasks.delete(container_id)
-    except errors.NotFound:
-        pass
+    """Delete the container's task, which has stopped; none is fine.
+
+    A shim that dies under the call is asked for again: containerd then knows that it is gone.
+    """
+    for attempt in range(1, TRIES + 1):
+        try:
+            await node.containerd.tasks.delete(container_id)
+            return
+        except errors.NotFound:
+            return
+        except errors.OutcomeUnknown:
+            if attempt == TRIES:
+                raise
+            await asyncio.sleep(0.1 * attempt**2)
+
+
+async def end_task(node: Node, container_id: str) -> None:
+    """Whatever the container's task is doing: afterwards there is none.
+
+    Raises:
+        errors.DeadlineExceeded: a process outlived SIGKILL.
+        errors.AcriError: containerd could not do it, or does not answer.
+    """
+    tasks = node.containerd.tasks
+    for attempt in range(1, TRIES + 1):
+        try:
+            await delete_task(node, container_id)
+            return
+        except errors.FailedPrecondition:  # it runs
+            if attempt == TRIES:
+                raise
+        try:
+            await tasks.kill(container_id, SIGKILL, all=True)
+            async with asyncio.timeout(END_PATIENCE_S):
+                await tasks.wait(container_id)
+        except errors.NotFound:
+            continue
+        except TimeoutError:
+            raise errors.DeadlineExceeded(
+                f"container {container_id} did not end within {END_PATIENCE_S:g} s of SIGKILL; "
+                "a process of it hangs in the kernel (state D in ps)"
+            ) from None
 
 
 async def release(node: Node, container_id: str) -> None:
@@ -118,5 +178,8 @@ async def release(node: Node, container_id: str) -> None:
         await node.fifo_keeper.release(container_id)
         await live.log.close()
         live.log = None
-    live.exited.set()
-    live.wake.set()
+    live.exited = True
+    live.process = b""
+    live.rootfs = ()
+    if live.wake is not None:
+        live.wake.set()

@@ -12,14 +12,15 @@ from acri.logs.format import Stream
 from acri.logs.pump import ContainerLog
 from acri.model.container import Container
 from acri.runtime.node import Node
+from acri.runtime.paths import ContainerPaths
 
-__all__ = ["make_fifos", "open_log"]
+__all__ = ["has_fifos", "make_fifos", "open_log"]
 
 
 async def make_fifos(node: Node, container: Container) -> None:
     """Make the container's directories and the FIFOs that its task will open."""
     paths = node.paths.container(container.id)
-    names = [*_streams(container), *(["stdin"] if container.config.stdin else [])]
+    names = _fifo_names(container)
 
     def make() -> None:
         for directory in (paths.root, paths.state):
@@ -57,6 +58,15 @@ def _make_log_directory(log_path: str) -> None:
         os.makedirs(os.path.dirname(log_path), 0o755, exist_ok=True)
     except OSError as error:
         raise open_error(error, log_path) from error
+
+
+def has_fifos(paths: ContainerPaths, container: Container) -> bool:
+    """Whether `make_fifos` got to its end. Blocks."""
+    return all(os.path.exists(paths.fifo(name)) for name in _fifo_names(container))
+
+
+def _fifo_names(container: Container) -> list[str]:
+    return [*_streams(container), *(["stdin"] if container.config.stdin else [])]
 
 
 def _streams(container: Container) -> list[Stream]:

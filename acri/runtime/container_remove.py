@@ -12,12 +12,12 @@ from acri.aio.threads import Kind
 from acri.host.mounts import remove_tree
 from acri.model.container import Container
 from acri.runtime import persist
-from acri.runtime.container_exit import delete_task, release
+from acri.runtime.container_exit import end_task, release
 from acri.runtime.container_stop import kill_container
 from acri.runtime.node import Node
 from acri.store import Entry
 
-__all__ = ["discard", "remove_container", "remove_files", "remove_snapshot"]
+__all__ = ["discard", "purge", "remove_container", "remove_files", "remove_snapshot"]
 
 log = structlog.get_logger(__name__)
 
@@ -37,19 +37,19 @@ async def _remove(node: Node, op: Operation, entry: Entry[Container]) -> None:
     container = entry.value
     await op.step("kill", lambda: kill_container(node, container.id))
     async with entry.lock:
-        await op.step("task", lambda: _delete_task_of_created(node, entry.value))
-        await settle(
-            op.step("files", lambda: remove_files(node, container.id)),
-            op.step("snapshot", lambda: remove_snapshot(node, container)),
-        )
-        await op.step("record", lambda: discard(node, container.id))
+        await op.step("purge", lambda: purge(node, container))
     log.info("container removed", container_id=container.id, sandbox_id=container.sandbox_id)
 
 
-async def _delete_task_of_created(node: Node, container: Container) -> None:
-    """A start that acri did not see through may have left a task that never ran."""
-    if container.exit is None:
-        await delete_task(node, container.id)
+async def purge(node: Node, container: Container) -> None:
+    """Take away everything that there is of a container, whatever state it is in; idempotent.
+
+    Also of one that never ran or has exited, the task is asked for: a call that was cut off may have left one, or its
+    shim, and once the record is gone nobody can ask for them any more.
+    """
+    await end_task(node, container.id)
+    await settle(remove_files(node, container.id), remove_snapshot(node, container))
+    await discard(node, container.id)
 
 
 async def remove_files(node: Node, container_id: str) -> None:
@@ -60,7 +60,7 @@ async def remove_files(node: Node, container_id: str) -> None:
         for path in (paths.state, paths.root):
             remove_tree(node.kernel, path)
 
-    await node.threads.run(Kind.FILE, remove)
+    await node.threads.run(Kind.TEARDOWN, remove)
 
 
 async def remove_snapshot(node: Node, container: Container) -> None:

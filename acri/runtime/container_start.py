@@ -21,7 +21,7 @@ from acri.model.config import NamespaceMode
 from acri.model.container import Container, ContainerState, Exit
 from acri.model.sandbox import Phase
 from acri.runtime import container_io, persist
-from acri.runtime.container_exit import delete_task, release
+from acri.runtime.container_exit import end_task, release
 from acri.runtime.node import Live, Node, now_ns
 from acri.store import Entry
 
@@ -51,7 +51,7 @@ async def _start(node: Node, op: Operation, entry: Entry[Container]) -> None:
         try:
             await _start_task(node, op, entry, live)
         except BaseException as error:
-            await _record_failure(node, op, entry.value, live, error)
+            await _record_failure(node, op, entry.value, error)
             raise
     container = entry.value
     log.info(
@@ -108,25 +108,24 @@ async def _start_task(node: Node, op: Operation, entry: Entry[Container], live: 
         "task start",
         lambda: settle(node.containerd.tasks.start(container.id), persist.write_record(node, started)),
     )
-    node.containers.put(started)
+    live.rootfs = ()
+    node.containers.replace(started)
 
 
-async def _record_failure(node: Node, op: Operation, container: Container, live: Live, error: BaseException) -> None:
-    """Leave the container EXITED with the reason, and no task."""
-    message = f"{op.current_step}: {error}" if isinstance(error, errors.AcriError) else f"{op.current_step} failed"
-    await op.step("take back task", lambda: _kill_and_delete(node, container.id))
-    now = now_ns()
-    end = Exit(START_FAILED_CODE, now, "StartError", message)
-    await op.step("failed record", lambda: persist.save(node, replace(container, started_at_ns=0, exit=end)))
+async def _record_failure(node: Node, op: Operation, container: Container, error: BaseException) -> None:
+    """Leave the container EXITED with the reason, and no task.
+
+    Where containerd does not let us, the container is UNKNOWN: StopContainer and every resync ask about such a one, and
+    nothing takes it for one that never ran.
+    """
+    step = op.failed_step
+    message = f"{step}: {error}" if isinstance(error, errors.AcriError) else f"{step} failed"
+    try:
+        await op.step("take back task", lambda: end_task(node, container.id))
+        end = Exit(START_FAILED_CODE, now_ns(), "StartError", message)
+        await op.step("failed record", lambda: persist.save(node, replace(container, started_at_ns=0, exit=end)))
+    except errors.AcriError as second:
+        log.error("a failed start is not cleaned up yet", container_id=container.id, error=second.message)
+        node.containers.replace(replace(container, unknown=True))
+        return
     await release(node, container.id)
-
-
-async def _kill_and_delete(node: Node, container_id: str) -> None:
-    try:
-        await node.containerd.tasks.kill(container_id, 9, all=True)
-    except errors.AcriError:
-        pass  # no task, or one that never ran: deleting it is what counts
-    try:
-        await delete_task(node, container_id)
-    except errors.AcriError as error:
-        log.warning("task of a failed start is left", container_id=container_id, error=str(error))

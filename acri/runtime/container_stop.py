@@ -12,15 +12,15 @@ recorded (`container_exit`). A caller that goes away does not take the SIGKILL w
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
+from collections.abc import Callable
 
 import structlog
 
 from acri import errors
 from acri.aio.operation import Operation
 from acri.model.container import Container, ContainerState
-from acri.runtime.container_exit import reconcile
+from acri.runtime.container_exit import SIGKILL, reconcile
 from acri.runtime.node import Live, Node
 from acri.store import Entry
 
@@ -48,7 +48,7 @@ async def stop_container(node: Node, container_id: str, timeout: float) -> None:
         return
     live = node.live_of(entry.value.id)
     live.kill_at = min(live.kill_at, time.monotonic() + max(0.0, timeout))
-    live.wake.set()
+    _wake(live).set()
     await node.operations.join(("StopContainer", entry.value.id), lambda op: _stop(node, op, entry, live))
 
 
@@ -61,49 +61,64 @@ async def _stop(node: Node, op: Operation, entry: Entry[Container], live: Live) 
     container_id = entry.value.id
     async with entry.lock:  # lets a StartContainer that is under way finish
         pass
-    if entry.value.state is ContainerState.UNKNOWN:
-        await op.step("ask containerd", lambda: reconcile(node, container_id))
-    if entry.value.state in _ENDED:
+    try:
+        if entry.value.state is ContainerState.UNKNOWN:
+            await op.step("ask containerd", lambda: reconcile(node, container_id))
+        if entry.value.state in _ENDED:
+            return
+        if live.kill_at > time.monotonic() and not live.stop_signal_sent:
+            await op.step("stop signal", lambda: _signal(node, container_id, entry.value.stop_signal))
+            live.stop_signal_sent = True
+        await op.step("grace", lambda: _wait(node, container_id, live, lambda: live.kill_at))
+        if not live.exited:
+            await op.step("kill", lambda: _signal(node, container_id, SIGKILL))
+            limit = time.monotonic() + KILL_PATIENCE_S
+            await op.step("wait", lambda: _wait(node, container_id, live, lambda: limit))
+    finally:
         live.kill_at = float("inf")
-        return
-    if live.kill_at > time.monotonic() and not live.stop_signal_sent:
-        live.stop_signal_sent = True
-        await op.step("stop signal", lambda: _signal(node, container_id, entry.value.stop_signal))
-    await op.step("grace", lambda: _wait_patiently(node, container_id, live))
-    if not live.exited.is_set():
-        await op.step("kill", lambda: _signal(node, container_id, signal.SIGKILL))
-        await op.step("wait", lambda: _wait_exit(node, container_id, live, KILL_PATIENCE_S))
+        live.wake = None
+    if not live.exited:
+        raise errors.DeadlineExceeded(
+            f"container {container_id} did not end within {KILL_PATIENCE_S:g} s of SIGKILL; "
+            "a process of it hangs in the kernel (state D in ps)"
+        )
     log.info("container stopped", container_id=container_id, sandbox_id=entry.value.sandbox_id)
 
 
 async def _signal(node: Node, container_id: str, number: int) -> None:
+    """Send a signal. A process that is gone, or a shim that dies under the call, has an exit that is looked for."""
     try:
         await node.containerd.tasks.kill(container_id, number)
-    except errors.NotFound:  # it ended by itself; the exit is on its way
+    except errors.NotFound:
         await reconcile(node, container_id)
+    except errors.OutcomeUnknown as error:
+        log.warning("signal may not have arrived", container_id=container_id, signal=number, error=error.message)
+        await _look(node, container_id)
 
 
-async def _wait_patiently(node: Node, container_id: str, live: Live) -> None:
-    """Wait for the exit until `kill_at`, which a joining caller may move."""
-    while not live.exited.is_set() and (left := live.kill_at - time.monotonic()) > 0:
-        live.wake.clear()
+async def _wait(node: Node, container_id: str, live: Live, until: Callable[[], float]) -> None:
+    """Wait for the exit until `until()`, on `time.monotonic()`'s clock, which a joining caller may move."""
+    look_at = time.monotonic() + LOOK_AGAIN_S
+    while not live.exited and (now := time.monotonic()) < (limit := until()):
+        wake = _wake(live)
+        wake.clear()
         try:
-            await asyncio.wait_for(live.wake.wait(), min(left, LOOK_AGAIN_S))
+            await asyncio.wait_for(wake.wait(), max(0.0, min(limit, look_at) - now))
         except TimeoutError:
-            if left > LOOK_AGAIN_S:
-                await reconcile(node, container_id)
+            if time.monotonic() >= look_at:
+                await _look(node, container_id)
+                look_at = time.monotonic() + LOOK_AGAIN_S
 
 
-async def _wait_exit(node: Node, container_id: str, live: Live, patience: float) -> None:
-    deadline = time.monotonic() + patience
-    while not live.exited.is_set():
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise errors.DeadlineExceeded(
-                f"container {container_id} did not end within {patience:g} s of SIGKILL; "
-                "a process of it hangs in the kernel (state D in ps)"
-            )
-        try:
-            await asyncio.wait_for(live.exited.wait(), min(left, LOOK_AGAIN_S))
-        except TimeoutError:
-            await reconcile(node, container_id)
+async def _look(node: Node, container_id: str) -> None:
+    """Ask containerd; that it does not answer just now must not end a stop."""
+    try:
+        await reconcile(node, container_id)
+    except errors.AcriError as error:
+        log.warning("state not known while stopping", container_id=container_id, error=error.message)
+
+
+def _wake(live: Live) -> asyncio.Event:
+    if live.wake is None:
+        live.wake = asyncio.Event()
+    return live.wake

@@ -5,8 +5,8 @@
      ▲ every 10 s, and when Status asks (who waits at most a second, and takes what is remembered then)
 
 So Status answers at once even while containerd or a network plugin hangs, and a network that was just configured is
-seen by the next Status. A containerd that keeps its connection but does not answer is cut off: calls without a
-deadline (event stream, exec waits) wake up and start anew on a new connection.
+seen by the next Status. A containerd that keeps its connection but has not answered for a minute is cut off: calls
+without a deadline (event stream, exec waits) wake up and start anew on a new connection.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 LOOK_EVERY_S = 10.0
 ANSWER_WITHIN_S = 1.0
 CONTAINERD_ANSWERS_WITHIN_S = 5.0
+SILENT_LOOKS = 6
+"""After so many looks without an answer the connection is given up, with all calls on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Health:
         self._containerd = containerd
         self._networks = networks
         self._tasks = tasks
+        self._silent_looks = 0
         self._look: asyncio.Task[None] | None = None
         self._runtime = Condition("RuntimeReady", False, "NotAskedYet", "containerd was not asked yet")
         self._network = Condition("NetworkReady", False, "NotAskedYet", "the network was not looked at yet")
@@ -79,12 +82,16 @@ class Health:
             text = error.message if isinstance(error, errors.AcriError) else "containerd does not answer"
             if self._runtime.status:
                 log.error("containerd is lost", error=text)
-            if isinstance(error, TimeoutError | errors.DeadlineExceeded):
+            self._silent_looks = (
+                self._silent_looks + 1 if isinstance(error, TimeoutError | errors.DeadlineExceeded) else 0
+            )
+            if self._silent_looks == SILENT_LOOKS:
                 self._containerd.reset()
             self._runtime = Condition("RuntimeReady", False, "ContainerdNotReachable", text)
         else:
             if not self._runtime.status:
                 log.info("containerd answers")
+            self._silent_looks = 0
             self._runtime = Condition("RuntimeReady", True)
 
     async def _see_network(self) -> None:

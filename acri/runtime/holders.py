@@ -39,6 +39,9 @@ def watch(node: Node, sandbox: Sandbox) -> None:
     except errors.NotFound:
         node.tasks.spawn(_died(node, sandbox.id), name=f"holder of {sandbox.id}")
         return
+    except errors.AcriError as error:
+        log.error("holder is not watched", sandbox_id=sandbox.id, error=error.message)
+        return
     node.holder_fds[sandbox.id] = fd
     asyncio.get_running_loop().add_reader(fd, _readable, node, sandbox.id)
 
@@ -59,12 +62,15 @@ def _readable(node: Node, sandbox_id: str) -> None:
 
 async def _died(node: Node, sandbox_id: str) -> None:
     entry = node.sandboxes.get(sandbox_id)
-    if entry is None or entry.value.phase is not Phase.READY:
+    if entry is None:
         return
-    log.warning("the pod's PID 1 died; the pod sandbox is not ready", sandbox_id=sandbox_id)
-    stopped = replace(entry.value, phase=Phase.STOPPED)
-    node.sandboxes.put(stopped)
-    try:
-        await persist.save(node, stopped)
-    except errors.AcriError as error:  # the next start finds the holder dead and comes to the same
-        log.error("record not written", sandbox_id=sandbox_id, error=error.message)
+    async with entry.lock:
+        if entry.value.phase is not Phase.READY:
+            return
+        log.warning("the pod's PID 1 died; the pod sandbox is not ready", sandbox_id=sandbox_id)
+        stopped = replace(entry.value, phase=Phase.STOPPED)
+        node.sandboxes.replace(stopped)
+        try:
+            await persist.save(node, stopped)
+        except errors.AcriError as error:  # the next start finds the holder dead and comes to the same
+            log.error("record not written", sandbox_id=sandbox_id, error=error.message)

@@ -23,7 +23,7 @@ from acri.host.facts import HostFacts
 from acri.host.kernel import Kernel
 from acri.images.service import ImageService
 from acri.logs.pump import ContainerLog, LogKit
-from acri.model.container import Container
+from acri.model.container import Container, Exit
 from acri.model.sandbox import Sandbox
 from acri.runtime.fifo_keeper import FifoKeeper
 from acri.runtime.handlers import Handlers
@@ -47,17 +47,19 @@ class Live:
     """What a container has besides its record, while acri runs."""
 
     log: ContainerLog | None = None
-    exited: asyncio.Event = field(default_factory=asyncio.Event)
+    exited: bool = False
+    ending: Exit | None = None
+    """How it ended, from the moment that this is known until it is recorded, shown and done."""
     rootfs: tuple[Mount, ...] = ()
-    """What `Snapshots.Prepare` answered; empty after a restart of acri: ask again."""
+    """What `Snapshots.Prepare` answered, until the start; empty after a restart of acri: ask again."""
     process: bytes = b""
     """The spec's `process` as JSON, kept from the first exec on."""
     oom_killed: bool = False
     stop_signal_sent: bool = False
     kill_at: float = float("inf")
     """When StopContainer loses its patience, on `time.monotonic()`'s clock; a later, shorter request moves it."""
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    """Wakes StopContainer: `kill_at` was moved, or the container has exited."""
+    wake: asyncio.Event | None = None
+    """Wakes StopContainer, where one waits: `kill_at` was moved, or the container has exited."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,6 +91,9 @@ class Node:
 
     exec_turns: dict[str, asyncio.Semaphore] = field(default_factory=dict)
     """Turns to start an exec, by sandbox id: see `exec_turn`."""
+
+    leftovers: list[Container] = field(default_factory=list)
+    """Containers that were never listed and could not be taken back whole; tried again with every resync."""
 
     told_oom_score: bool = False
     """The warning that OOM scores are raised was given."""

@@ -10,6 +10,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import structlog
+
 from acri import errors
 from acri.containerd.types import SPEC_TYPE_URL, AnyValue, ContainerObject
 from acri.model import records
@@ -19,6 +21,8 @@ from acri.runtime.handlers import Handler
 from acri.runtime.node import Node
 
 __all__ = ["create_container", "create_sandbox", "delete", "save", "write_record"]
+
+log = structlog.get_logger(__name__)
 
 
 async def create_sandbox(node: Node, sandbox: Sandbox, spec: dict[str, Any], handler: Handler) -> None:
@@ -40,21 +44,30 @@ async def create_container(
     )
 
 
-async def write_record(node: Node, value: Sandbox | Container) -> None:
-    """Replace the record in containerd only: for an exit, which the stores tell last."""
-    await node.containerd.containers.update(
-        ContainerObject(id=value.id, extensions={records.EXTENSION: _record(value)}),
-        fieldpaths=(f"extensions.{records.EXTENSION}",),
-    )
+async def write_record(node: Node, value: Sandbox | Container, *, gone_ok: bool = False) -> None:
+    """Replace the record in containerd only.
+
+    `gone_ok`: an object that somebody else deleted is only worth a warning, as for everything that ends one: what is
+    left on this host has to go all the same.
+    """
+    try:
+        await node.containerd.containers.update(
+            ContainerObject(id=value.id, extensions={records.EXTENSION: _record(value)}),
+            fieldpaths=(f"extensions.{records.EXTENSION}",),
+        )
+    except errors.NotFound:
+        if not gone_ok:
+            raise
+        log.warning("containerd's object is gone; somebody deleted it", object_id=value.id)
 
 
 async def save(node: Node, value: Sandbox | Container) -> None:
-    """Replace the record, first in containerd, then in the store (also where only the store knows it yet)."""
-    await write_record(node, value)
+    """Replace the record of an object that is listed: first in containerd, then in the store."""
+    await write_record(node, value, gone_ok=True)
     if isinstance(value, Sandbox):
-        node.sandboxes.put(value)
+        node.sandboxes.replace(value)
     else:
-        node.containers.put(value)
+        node.containers.replace(value)
 
 
 async def delete(node: Node, object_id: str) -> None:

@@ -55,19 +55,19 @@ async def stop_holder(node: Node, sandbox: Sandbox) -> None:
     """Kill the holder, and with it what is left in the pod's PID namespace."""
     holders.unwatch(node, sandbox.id)
     if sandbox.holder is not None:
-        await node.threads.run(Kind.FILE, host_holder.stop, node.kernel, sandbox.holder)
+        await node.threads.run(Kind.TEARDOWN, host_holder.stop, node.kernel, sandbox.holder)
 
 
 async def remove_namespaces(node: Node, sandbox: Sandbox) -> None:
     """Remove the pins, and the cgroup that the holder was in; idempotent, also where half of it was never made."""
-    await node.threads.run(Kind.FILE, _remove, node, sandbox)
+    await node.threads.run(Kind.TEARDOWN, _remove, node, sandbox)
 
 
 def _remove(node: Node, sandbox: Sandbox) -> None:
     if sandbox.namespaces.pid:
         path = cgroups_path(sandbox.cgroup_parent, sandbox.id)
-        if sandbox.holder is None and cgroups.processes(node.facts.cgroups, path):
-            # acri died between starting the holder and recording it.
+        if cgroups.processes(node.facts.cgroups, path):
+            # A holder that no record names: acri died, or gave up the sandbox, between starting and recording it.
             stray = host_holder.find(sandbox.id)
             if stray is not None:
                 host_holder.stop(node.kernel, stray)

@@ -33,7 +33,7 @@ async def _remove(node: Node, op: Operation, entry: Entry[Sandbox]) -> None:
     await op.step("stop", lambda: stop_pod_sandbox(node, sandbox.id))
     await op.step("containers", lambda: _remove_containers(node, sandbox.id))
     paths = node.paths.sandbox(sandbox.id)
-    await op.step("files", lambda: node.threads.run(Kind.FILE, sandbox_files.remove, node.kernel, paths))
+    await op.step("files", lambda: node.threads.run(Kind.TEARDOWN, sandbox_files.remove, node.kernel, paths))
     await op.step("record", lambda: discard(node, sandbox.id))
     log.info("pod sandbox removed", sandbox_id=sandbox.id, pod=sandbox.metadata.name)
 

@@ -49,8 +49,11 @@ async def run_pod_sandbox(node: Node, config: PodSandboxConfig, runtime_handler:
     handler = node.handlers.require(runtime_handler)
     check_sandbox_config(config)
     sandbox = _plan(node, config, runtime_handler)
-    name = "_".join(map(str, sandbox.name_key))
-    return await node.operations.join(("RunPodSandbox", name), lambda op: _run(node, op, sandbox, handler))
+    return await node.operations.join(
+        ("RunPodSandbox", sandbox.name_key),
+        lambda op: _run(node, op, sandbox, handler),
+        request=(config, runtime_handler),
+    )
 
 
 def _plan(node: Node, config: PodSandboxConfig, runtime_handler: str) -> Sandbox:
@@ -83,13 +86,13 @@ def _plan(node: Node, config: PodSandboxConfig, runtime_handler: str) -> Sandbox
 
 
 async def _run(node: Node, op: Operation, sandbox: Sandbox, handler: Handler) -> str:
+    if sandbox.network_attached:
+        await op.step("network", lambda: _need_network(node))
     twin = node.sandboxes.by_name(sandbox.name_key)
     if twin is not None:
         if twin.value.phase is Phase.READY:
             return _same(twin.value, sandbox)
-        await remove_pod_sandbox(node, twin.value.id)
-    if sandbox.network_attached:
-        await _need_network(node)
+        await op.step("remove stale", lambda: remove_pod_sandbox(node, twin.value.id))
 
     paths = node.paths.sandbox(sandbox.id)
     spec = sandbox_spec(sandbox)
@@ -102,7 +105,7 @@ async def _run(node: Node, op: Operation, sandbox: Sandbox, handler: Handler) ->
         op.step(
             "files",
             lambda: node.threads.run(Kind.FILE, sandbox_files.make, node.kernel, sandbox, paths),
-            undo=lambda: node.threads.run(Kind.FILE, sandbox_files.remove, node.kernel, paths),
+            undo=lambda: node.threads.run(Kind.TEARDOWN, sandbox_files.remove, node.kernel, paths),
         ),
         op.step(
             "namespaces",
@@ -117,7 +120,8 @@ async def _run(node: Node, op: Operation, sandbox: Sandbox, handler: Handler) ->
     ready = replace(sandbox, phase=Phase.READY, holder=holder, ips=ips)
     if not ready.host_network:
         await op.step("hosts", lambda: node.threads.run(Kind.FILE, sandbox_files.write_hosts, ready, paths))
-    await op.step("ready", lambda: persist.save(node, ready))
+    await op.step("ready", lambda: persist.write_record(node, ready))
+    node.sandboxes.put(ready)
     op.commit()
     holders.watch(node, ready)
     log.info(
@@ -148,7 +152,13 @@ async def _need_network(node: Node) -> None:
 
 async def _take_back_record(node: Node, op: Operation, sandbox: Sandbox) -> None:
     """The last undo: forget the sandbox; where something of it is still there, keep it for the kubelet to remove."""
+    left = replace(sandbox, phase=Phase.STOPPED)
     if op.leftovers:
-        await persist.save(node, replace(sandbox, phase=Phase.STOPPED))
-    else:
+        node.sandboxes.put(left)
+        await persist.save(node, left)
+        return
+    try:
         await discard(node, sandbox.id)
+    except errors.AcriError:
+        node.sandboxes.put(left)
+        raise

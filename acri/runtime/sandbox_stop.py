@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """StopPodSandbox: end the pod's processes and give back its network.
 
-    ready ──▶ stopped ──▶ containers killed ──▶ holder ──▶ cni del ──▶ namespaces ──▶ shm ──▶ recorded
-                 ▲                                                                       │
-                 └── called again: whatever is left of this is done, nothing twice ──────┘
+    ready ──▶ stopped, recorded ──▶ containers killed ──▶ holder ──▶ cni del ──▶ namespaces ──▶ shm ──▶ recorded
+                 ▲                                                                                 │
+                 └── called again: whatever is left of this is done, nothing twice ────────────────┘
 
 Stopped comes first, so that no container is made or started behind our back. Every call goes the whole way, also for a
 sandbox that is NOTREADY: a step that failed last time is tried again (the kubelet repeats StopPodSandbox).
@@ -21,6 +21,7 @@ from acri.aio.threads import Kind
 from acri.model.container import Container, ContainerState, Exit
 from acri.model.sandbox import Phase, Sandbox
 from acri.runtime import persist, sandbox_files
+from acri.runtime.container_exit import end_task, release
 from acri.runtime.container_stop import kill_container
 from acri.runtime.node import Node, now_ns
 from acri.runtime.sandbox_namespaces import remove_namespaces, stop_holder
@@ -43,25 +44,17 @@ async def stop_pod_sandbox(node: Node, sandbox_id: str) -> None:
 
 
 async def _stop(node: Node, op: Operation, entry: Entry[Sandbox]) -> None:
-    was_ready = entry.value.phase is Phase.READY
-    if was_ready:
-        # In memory at once: from here on nothing is created or started in it. On disk while the rest goes on.
-        stopped = node.sandboxes.put(replace(entry.value, phase=Phase.STOPPED)).value
-        await settle(
-            op.step("stopped record", lambda: persist.write_record(node, stopped)), _wind_down(node, op, entry)
-        )
-    else:
-        await _wind_down(node, op, entry)
-    # Addresses stay in the record: the kubelet reads them after the stop.
+    async with entry.lock:
+        was_ready = entry.value.phase is Phase.READY
+        if was_ready:
+            await op.step("stopped record", lambda: persist.save(node, replace(entry.value, phase=Phase.STOPPED)))
+    await op.step("containers", lambda: _end_containers(node, entry.value.id))
+    await _tear_down(node, op, entry.value)
     if entry.value.network_attached or entry.value.holder:
+        # Addresses stay in the record: the kubelet reads them after the stop.
         await op.step("record", lambda: persist.save(node, replace(entry.value, network_attached=False, holder=None)))
     if was_ready:
         log.info("pod sandbox stopped", sandbox_id=entry.value.id, pod=entry.value.metadata.name)
-
-
-async def _wind_down(node: Node, op: Operation, entry: Entry[Sandbox]) -> None:
-    await op.step("containers", lambda: _end_containers(node, entry.value.id))
-    await _tear_down(node, op, entry.value)
 
 
 async def _tear_down(node: Node, op: Operation, sandbox: Sandbox) -> None:
@@ -72,7 +65,7 @@ async def _tear_down(node: Node, op: Operation, sandbox: Sandbox) -> None:
         await op.step("cni del", lambda: detach(node, sandbox))
     await op.step("namespaces", lambda: remove_namespaces(node, sandbox))
     paths = node.paths.sandbox(sandbox.id)
-    await op.step("shm", lambda: node.threads.run(Kind.FILE, sandbox_files.unmount_shm, node.kernel, paths))
+    await op.step("shm", lambda: node.threads.run(Kind.TEARDOWN, sandbox_files.unmount_shm, node.kernel, paths))
 
 
 async def _end_containers(node: Node, sandbox_id: str) -> None:
@@ -82,7 +75,10 @@ async def _end_containers(node: Node, sandbox_id: str) -> None:
 async def _end_container(node: Node, entry: Entry[Container]) -> None:
     await kill_container(node, entry.value.id)
     async with entry.lock:
-        if entry.value.state is ContainerState.CREATED:
-            message = "the pod sandbox was stopped before the container was started"
-            end = Exit(NEVER_STARTED_CODE, now_ns(), "SandboxStopped", message)
-            await persist.save(node, replace(entry.value, exit=end))
+        if node.containers.get(entry.value.id) is not entry or entry.value.state is not ContainerState.CREATED:
+            return
+        await end_task(node, entry.value.id)
+        message = "the pod sandbox was stopped before the container was started"
+        end = Exit(NEVER_STARTED_CODE, now_ns(), "SandboxStopped", message)
+        await persist.save(node, replace(entry.value, exit=end))
+        await release(node, entry.value.id)

@@ -16,6 +16,8 @@ __all__ = ["TOPICS", "dispatch"]
 
 log = structlog.get_logger(__name__)
 
+RETRY_FIRST_S, RETRY_MOST_S = 1.0, 60.0
+
 TOPICS = ("/tasks/exit", "/tasks/oom", "/images/create", "/images/update", "/images/delete")
 
 _RETRY_FIRST_S = 0.5
@@ -34,13 +36,13 @@ def dispatch(node: Node, event: Event) -> None:
 
 
 async def _exited(node: Node, event: TaskExited) -> None:
-    """See an exit through: it is told once, and until it is recorded the container looks as if it ran."""
-    pause = _RETRY_FIRST_S
+    """Handle an exit, as often as it takes: containerd may be away, or its disk full."""
+    pause = RETRY_FIRST_S
     while True:
         try:
             await handle_exit(node, event.container_id, event.exit_status, event.exited_at_ns)
             return
         except errors.AcriError as error:
-            log.error("exit not handled yet", container_id=event.container_id, error=error.message, again_s=pause)
+            log.error("exit not handled yet", container_id=event.container_id, error=error.message, retry_in_s=pause)
         await asyncio.sleep(pause)
-        pause = min(2 * pause, _RETRY_MAX_S)
+        pause = min(pause * 2, RETRY_MOST_S)

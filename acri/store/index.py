@@ -76,6 +76,13 @@ class Store(Generic[T]):
         self._all_frames = None
         return entry
 
+    def replace(self, value: T) -> bool:
+        """Replace the object with `value`'s id; False, and nothing is done, if it was removed meanwhile."""
+        if value.id not in self._entries:
+            return False
+        self.put(value)
+        return True
+
     def remove(self, object_id: str) -> None:
         """Forget an object; unknown ids are ignored."""
         entry = self._entries.pop(object_id, None)
