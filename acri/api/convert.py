@@ -31,6 +31,7 @@ from acri.wire import encode, frame, new
 __all__ = [
     "container_frame",
     "container_status",
+    "enum_value",
     "from_wire",
     "image_frame",
     "image_message",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+E = TypeVar("E", bound=IntEnum)
 
 # Repeated item fields of the list answers (runtime.v1 ListPodSandboxResponse.items, ListContainersResponse.containers).
 _LIST_FIELD = 1
@@ -80,13 +82,18 @@ def _reader(hint: Any, name: str) -> Callable[[Any], Any]:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return functools.partial(from_wire, hint)
     if isinstance(hint, type) and issubclass(hint, IntEnum):
-        return functools.partial(_enum, hint, name)
+        return functools.partial(enum_value, hint, name)
     if hint is str:
         return functools.partial(_text, name)
     return cast(Callable[[Any], Any], hint)
 
 
-def _enum(cls: type[IntEnum], name: str, value: int) -> IntEnum:
+def enum_value(cls: type[E], name: str, value: int) -> E:
+    """The member of `cls` for a number from the wire; `name` is the field that errors name.
+
+    Raises:
+        errors.InvalidArgument: CRI has no such value.
+    """
     try:
         return cls(int(value))
     except ValueError:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from acri import errors
 from acri.api import convert
 from acri.images.auth import RegistryAuth
 from acri.images.service import FsInfo
 from acri.images.service import ImageService as Images
+from acri.model.image import Image
 from acri.model.records import to_plain
 from acri.proto.runtime import v1 as cri
 from acri.rpc.router import Call
@@ -23,6 +25,7 @@ class ImageService:
 
     def __init__(self, images: Images) -> None:
         self._images = images
+        self._frames = _Frames()
 
     async def pull_image(self, request: cri.PullImageRequest, call: Call) -> cri.PullImageResponse:
         spec = _image_spec(request.image)
@@ -51,8 +54,11 @@ class ImageService:
     async def list_images(self, request: cri.ListImagesRequest, call: Call) -> Encoded:
         wanted = request.filter.image.image if request.filter and request.filter.image else ""
         if not wanted:
-            return Encoded(b"".join(map(convert.image_frame, self._images.list())))
-        image = self._images.find(wanted)
+            return Encoded(self._frames.of(self._images.list()))
+        try:
+            image = self._images.find(wanted)
+        except errors.InvalidArgument:  # what can name no image, or several, selects nothing
+            image = None
         return Encoded(convert.image_frame(image) if image else b"")
 
     async def remove_image(self, request: cri.RemoveImageRequest, call: Call) -> cri.RemoveImageResponse:
@@ -62,6 +68,22 @@ class ImageService:
     async def image_fs_info(self, request: cri.ImageFsInfoRequest, call: Call) -> cri.ImageFsInfoResponse:
         usage = _usage(await self._images.fs_info())
         return cri.ImageFsInfoResponse(image_filesystems=[usage], container_filesystems=[usage])
+
+
+class _Frames:
+    """The list items of all images, each encoded once: an image is a value that is replaced when anything changes."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[Image, bytes]] = {}
+
+    def of(self, images: Iterable[Image]) -> bytes:
+        """The joined items of `images`; those of images that are not among them are forgotten."""
+        self._kept = {image.id: self._framed(image) for image in images}
+        return b"".join(frame for _, frame in self._kept.values())
+
+    def _framed(self, image: Image) -> tuple[Image, bytes]:
+        kept = self._kept.get(image.id)
+        return kept if kept is not None and kept[0] is image else (image, convert.image_frame(image))
 
 
 def _image_spec(spec: cri.ImageSpec | None) -> cri.ImageSpec:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from enum import IntEnum
 from typing import TypeVar
 
 import acri
@@ -38,6 +39,14 @@ __all__ = ["RuntimeService"]
 
 T = TypeVar("T")
 V = TypeVar("V", Sandbox, Container)
+
+
+class SandboxState(IntEnum):
+    """CRI's numbers."""
+
+    SANDBOX_READY = 0
+    SANDBOX_NOTREADY = 1
+
 
 KUBELET_API_VERSION = "0.1.0"
 """What a kubelet compares `VersionResponse.version` with; nothing else passes."""
@@ -117,11 +126,13 @@ class RuntimeService:
         store, wanted = self._node.sandboxes, request.filter
         if wanted is None:
             return Encoded(store.frames())
-        ready = None if wanted.state is None else wanted.state.state == cri.PodSandboxState.SANDBOX_READY
         checks: list[Callable[[Sandbox], bool]] = []
         if wanted.id:
-            checks.append(_has_id(store, wanted.id))
-        if ready is not None:
+            sandbox_id = _one_id(store, wanted.id)
+            checks.append(lambda sandbox: sandbox.id == sandbox_id)
+        if wanted.state is not None:
+            state = convert.enum_value(SandboxState, "filter.state.state", wanted.state.state)
+            ready = state is SandboxState.SANDBOX_READY
             checks.append(lambda sandbox: (sandbox.phase is Phase.READY) is ready)
         if wanted.label_selector:
             checks.append(_has_labels(dict(wanted.label_selector)))
@@ -151,13 +162,13 @@ class RuntimeService:
             return Encoded(store.frames())
         checks: list[Callable[[Container], bool]] = []
         if wanted.id:
-            checks.append(_has_id(store, wanted.id))
+            container_id = _one_id(store, wanted.id)
+            checks.append(lambda container: container.id == container_id)
         if wanted.pod_sandbox_id:
-            sandbox = self._node.sandboxes.find(wanted.pod_sandbox_id)
-            sandbox_id = sandbox.value.id if sandbox else wanted.pod_sandbox_id
+            sandbox_id = _one_id(self._node.sandboxes, wanted.pod_sandbox_id)
             checks.append(lambda container: container.sandbox_id == sandbox_id)
         if wanted.state is not None:
-            state = ContainerState(int(wanted.state.state))
+            state = convert.enum_value(ContainerState, "filter.state.state", wanted.state.state)
             checks.append(lambda container: container.state is state)
         if wanted.label_selector:
             checks.append(_has_labels(dict(wanted.label_selector)))
@@ -186,11 +197,13 @@ def _present(message: T | None, name: str) -> T:
     return message
 
 
-def _has_id(store: Store[V], id_or_prefix: str) -> Callable[[V], bool]:
-    """A filter's id may be a unique prefix; one that fits nothing selects nothing."""
-    entry = store.find(id_or_prefix)
-    wanted = entry.value.id if entry else id_or_prefix
-    return lambda value: value.id == wanted
+def _one_id(store: Store[V], id_or_prefix: str) -> str:
+    """The id that a filter means: it may be a unique prefix. One that fits nothing, or several, selects nothing."""
+    try:
+        entry = store.find(id_or_prefix)
+    except errors.InvalidArgument:
+        entry = None
+    return entry.value.id if entry else id_or_prefix
 
 
 def _has_labels(selector: dict[str, str]) -> Callable[[Sandbox | Container], bool]:

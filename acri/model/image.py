@@ -7,9 +7,13 @@ References:
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 __all__ = ["Image", "ImageConfig"]
+
+_MAX_INT64 = (1 << 63) - 1
+_DIGITS = re.compile("[0-9]{1,19}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +35,14 @@ class ImageConfig:
 
     @property
     def user_name(self) -> str:
-        """The user of `user` by name, "" where it is a number or not given (CRI's Image.username)."""
+        """The user of `user` by name, "" where it is a number or not given (CRI's Image.username).
+
+        What is neither a name nor a number that CRI can carry counts as a name: a kubelet refuses to run such an image
+        as non-root, and `acri.oci.users` refuses to run it at all.
+        """
         name = self.user.partition(":")[0]
-        return "" if _number(name) is not None else name
+        # Lone surrogates pass through JSON, but no message can carry them.
+        return "" if _number(name) is not None else name.encode("utf-8", "replace").decode()
 
     @property
     def user_id(self) -> int | None:
@@ -65,5 +74,12 @@ class Image:
 
 
 def _number(text: str) -> int | None:
-    # As strconv.ParseInt reads it: int() would take "1_000" and other scripts' digits, too.
-    return int(text) if text.isascii() and text.removeprefix("-").isdigit() else None
+    """A user id as CRI's Int64Value carries it, None for everything else.
+
+    A negative one is none: the kubelet would take it for "not root", while -1 is "leave it as it is" to setresuid(2).
+    """
+    # int() would take "1_000" and other scripts' digits, too, and refuse thousands of digits.
+    if not _DIGITS.fullmatch(text):
+        return None
+    number = int(text)
+    return number if number <= _MAX_INT64 else None

@@ -92,16 +92,43 @@ Handler: TypeAlias = Callable[[Any, Call], "Awaitable[Any] | AsyncGenerator[Any,
 _Stream: TypeAlias = "grpclib_server.Stream[Any, Any]"
 
 
-class _Stub(Protocol):
-    def __mapping__(self) -> Mapping[str, const.Handler]: ...
+class _Row(Protocol):
+    """One entry of a generated table of methods (`acri.proto.Method` is one)."""
+
+    @property
+    def client_streaming(self) -> bool: ...
+    @property
+    def server_streaming(self) -> bool: ...
+    @property
+    def request(self) -> type[Any]: ...
+    @property
+    def reply(self) -> type[Any]: ...
 
 
-def methods_of(base: type[_Stub]) -> list[Method]:
-    """The methods of a generated service base class (betterproto's `RuntimeServiceBase`, or grpclib's)."""
-    return [
-        Method(path, entry.cardinality, entry.request_type, entry.reply_type)
-        for path, entry in base().__mapping__().items()
+def methods_of(table: Mapping[str, _Row], service: str) -> list[Method]:
+    """The methods of one service, `runtime.v1.RuntimeService`, from a generated table by path.
+
+    Raises ValueError if the table has none: a misspelt service would serve nothing.
+    """
+    methods = [
+        Method(path, _CARDINALITIES[row.client_streaming, row.server_streaming], row.request, row.reply)
+        for path, row in table.items()
+        if path.startswith(f"/{service}/")
     ]
+    if not methods:
+        raise ValueError(f"the table has no method of a service {service}")
+    return methods
+
+
+_CARDINALITIES = {
+    (cardinality.client_streaming, cardinality.server_streaming): cardinality
+    for cardinality in (
+        Cardinality.UNARY_UNARY,
+        Cardinality.UNARY_STREAM,
+        Cardinality.STREAM_UNARY,
+        Cardinality.STREAM_STREAM,
+    )
+}
 
 
 class _Table(dict[str, const.Handler]):

@@ -9,7 +9,6 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
-from grpclib import const
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from hypothesis import given
@@ -19,6 +18,7 @@ from structlog.testing import capture_logs
 
 from acri import errors
 from acri.errors import Code
+from acri.proto import Method as Row
 from acri.rpc import Call, Cardinality, Channel, Method, Router, methods_of, status
 
 TEXTS = [
@@ -185,14 +185,22 @@ def test_registration_mistakes() -> None:
         router.add(Method("/a.B/D", Cardinality.STREAM_UNARY, bytes, bytes), None)
 
 
-def test_methods_of_a_generated_base() -> None:
-    class Base:
-        async def _no(self, stream: Any) -> None: ...
-
-        def __mapping__(self) -> dict[str, const.Handler]:
-            return {"/a.B/C": const.Handler(self._no, Cardinality.UNARY_STREAM, StringValue, Int32Value)}
-
-    assert methods_of(Base) == [Method("/a.B/C", Cardinality.UNARY_STREAM, StringValue, Int32Value)]
+def test_methods_of_a_generated_table() -> None:
+    table = {
+        "/a.B/C": Row(False, True, StringValue, Int32Value),
+        "/a.B/D": Row(False, False, Int32Value, StringValue),
+        "/a.B/E": Row(True, True, Int32Value, Int32Value),
+        "/a.B/F": Row(True, False, Int32Value, Int32Value),
+        "/a.Bee/C": Row(False, False, Int32Value, Int32Value),
+    }
+    assert methods_of(table, "a.B") == [
+        Method("/a.B/C", Cardinality.UNARY_STREAM, StringValue, Int32Value),
+        Method("/a.B/D", Cardinality.UNARY_UNARY, Int32Value, StringValue),
+        Method("/a.B/E", Cardinality.STREAM_STREAM, Int32Value, Int32Value),
+        Method("/a.B/F", Cardinality.STREAM_UNARY, Int32Value, Int32Value),
+    ]
+    with pytest.raises(ValueError, match=r"no method of a service a\.X"):
+        methods_of(table, "a.X")
 
 
 @given(st.text(st.characters(codec=None), max_size=9000))
