@@ -142,7 +142,10 @@ class _Exec:
                 task.cancel()
             if unfinished:  # the descriptors are closed next: nobody may still read them
                 await asyncio.wait(unfinished)
-        return ExecResult(stdout.data, stderr.data[: max(0, limit - len(stdout.data))], code)
+        # Half of the room is each stream's own; what one leaves of its half the other may have.
+        half = limit // 2
+        kept = stdout.data[: max(half, limit - len(stderr.data))]
+        return ExecResult(kept, stderr.data[: max(half, limit - len(kept))], code)
 
     def _spawn(self, work: Coroutine[Any, Any, T], what: str) -> asyncio.Task[T]:
         return self._node.tasks.spawn(work, name=f"exec {self._id} {what}", quiet=True)

@@ -24,6 +24,7 @@ acri cannot read are left alone, with everything that belongs to them: they may 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -47,6 +48,8 @@ from acri.store import Entry
 __all__ = ["Recovered", "recover", "resync"]
 
 log = structlog.get_logger(__name__)
+
+TAKE_BACK_WITHIN_S = 5.0
 
 
 @dataclass(slots=True)
@@ -72,6 +75,7 @@ async def recover(node: Node) -> Recovered:
     for sandbox in found.sandboxes:
         node.sandboxes.put(sandbox)
     await settle(*(_guarded(_recover_sandbox(node, sandbox), sandbox.id) for sandbox in found.sandboxes))
+    await _take_back(node, [sandbox for sandbox in found.sandboxes if sandbox.phase is Phase.CREATING])
     for container in found.containers:
         if container.sandbox_id not in found.foreign_sandboxes:
             node.containers.put(container)
@@ -126,18 +130,26 @@ def _read(objects: Iterable[ContainerObject]) -> Recovered:
 
 
 async def _recover_sandbox(node: Node, sandbox: Sandbox) -> None:
-    if sandbox.phase is Phase.CREATING:
-        # What it holds is known from the record, so it goes the way of every removal, in its own time: a network plugin
-        # that hangs must not keep acri from serving.
-        log.warning("taking back a pod sandbox that was not finished", sandbox_id=sandbox.id)
-        node.sandboxes.put(replace(sandbox, phase=Phase.STOPPED))
-        removal = _guarded(remove_pod_sandbox(node, sandbox.id), sandbox.id)
-        node.tasks.spawn(removal, name=f"take back {sandbox.id}")
-    elif sandbox.phase is Phase.READY and not await sandbox_is_whole(node, sandbox):
+    if sandbox.phase is Phase.READY and not await sandbox_is_whole(node, sandbox):
         log.warning("namespaces of a pod sandbox are gone; it is not ready", sandbox_id=sandbox.id)
         stopped = replace(sandbox, phase=Phase.STOPPED)
         node.sandboxes.put(stopped)
         await persist.save(node, stopped)
+
+
+async def _take_back(node: Node, unfinished: list[Sandbox]) -> None:
+    """Remove sandboxes that an acri died making. What they hold is known from their records.
+
+    A network plugin that hangs must not keep acri from serving: what takes longer goes on beside it, and is listed.
+    """
+    removals = []
+    for sandbox in unfinished:
+        log.warning("taking back a pod sandbox that was not finished", sandbox_id=sandbox.id)
+        node.sandboxes.put(replace(sandbox, phase=Phase.STOPPED))
+        removal = _guarded(remove_pod_sandbox(node, sandbox.id), sandbox.id)
+        removals.append(node.tasks.spawn(removal, name=f"take back {sandbox.id}"))
+    if removals:
+        await asyncio.wait(removals, timeout=TAKE_BACK_WITHIN_S)
 
 
 async def _recover_container(node: Node, entry: Entry[Container], task: TaskInfo | None) -> None:
