@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+R = TypeVar("R", Sandbox, Container)
 
 VERSION = 1
 EXTENSION = "io.acri.record"
@@ -51,6 +52,7 @@ SANDBOX_LABEL = "io.acri.sandbox"
 SANDBOX, CONTAINER = "sandbox", "container"
 # containerd refuses a label whose key and value have more bytes than this (labels/validate.go); the record keeps it.
 _MAX_LABEL_BYTES = 4096
+_TOO_LARGE = 1 << 63
 
 
 def type_url(kind: str) -> str:
@@ -74,23 +76,26 @@ def write(value: Sandbox | Container) -> bytes:
 
 
 def read_sandbox(data: bytes) -> Sandbox:
-    """Inverse of `write`. Raises `errors.Internal` for a record that cannot be read."""
+    """Inverse of `write`. Raises `errors.Internal`, and nothing else, for a record that cannot be read."""
     return _read(data, SANDBOX, Sandbox)
 
 
 def read_container(data: bytes) -> Container:
-    """Inverse of `write`. Raises `errors.Internal` for a record that cannot be read."""
+    """Inverse of `write`. Raises `errors.Internal`, and nothing else, for a record that cannot be read."""
     return _read(data, CONTAINER, Container)
 
 
-def _read(data: bytes, kind: str, cls: type[T]) -> T:
+def _read(data: bytes, kind: str, cls: type[R]) -> R:
     try:
-        document = json.loads(data)
+        document = _expect(dict, json.loads(data))
         version = document["version"]
         if version != VERSION:
-            raise errors.Internal(f"{kind} record has version {version}; this acri reads version {VERSION}")
-        return from_plain(cls, document[kind])
-    except (ValueError, KeyError, TypeError) as error:
+            raise errors.Internal(f"{kind} record has version {version!r}; this acri reads version {VERSION}")
+        value = from_plain(cls, document[kind])
+        if not value.id or value.config.metadata is None:
+            raise ValueError("it has no id or no metadata, so nobody could name it")
+        return value
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise errors.Internal(f"{kind} record cannot be read: {type(error).__name__}: {error}") from error
 
 
@@ -113,9 +118,13 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(cls: type[T], plain: Mapping[str, Any]) -> T:
-    """Inverse of `to_plain` for the dataclass `cls`; unknown keys are ignored."""
+    """Inverse of `to_plain` for the dataclass `cls`; unknown keys are ignored.
+
+    Raises:
+        TypeError, ValueError: a value of another type than the field's, or a field without default that is missing.
+    """
     readers = _readers(cast(Any, cls))
-    return cls(**{name: readers[name](item) for name, item in plain.items() if name in readers})
+    return cls(**{name: readers[name](item) for name, item in _expect(dict, plain).items() if name in readers})
 
 
 @functools.cache
@@ -141,9 +150,24 @@ def _reader(hint: Any) -> Callable[[Any], Any]:
         return lambda item: None if item is None else read(item)
     if origin is tuple:
         read_item = _reader(typing.get_args(hint)[0])
-        return lambda items: tuple(map(read_item, items))
+        return lambda items: tuple(map(read_item, _expect(list, items)))
+    if origin is dict:
+        read_key, read_value = map(_reader, typing.get_args(hint))
+        return lambda items: {read_key(k): read_value(v) for k, v in _expect(dict, items).items()}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return functools.partial(from_plain, hint)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint
-    return lambda item: item
+    return functools.partial(_expect, hint)
+
+
+def _expect(cls: type[T], value: Any) -> T:
+    # type(), not isinstance(): true is no number.
+    if type(value) is not cls:
+        raise TypeError(f"{cls.__name__} expected, not {type(value).__name__}")
+    # What JSON can say and no message can carry would only fail at the first list.
+    if cls is str:
+        value.encode()  # UnicodeEncodeError: a lone surrogate
+    elif cls is int and not -_TOO_LARGE <= value < _TOO_LARGE:
+        raise ValueError("a number of more than 64 bits")
+    return value
