@@ -132,12 +132,14 @@ async def pods(cri: Cri, acri: AcriProcess, tmp_path: Path) -> AsyncIterator[Pod
 
 @pytest.fixture
 def own_acri(lab: Lab, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeAcri]:
-    """Makes acris of this test's own, in a containerd namespace of their own; not started yet."""
+    """Makes acris of this test's own, with a containerd namespace and a network of their own; not started yet."""
     made: list[AcriProcess] = []
 
     def make(**changes: object) -> AcriProcess:
         name = f"own{len(made)}-{tmp_path.name}"
-        process = lab.acri(name, **({"namespace": name.lower().replace("_", "-")[:60]} | changes))
+        network = Network(lab.directory / f"{name}-net")
+        namespace = name.lower().replace("_", "-")[:60]
+        process = lab.acri(name, **({"namespace": namespace, "network": network} | changes))
         _follow(request, process)
         made.append(process)
         return process
@@ -145,6 +147,7 @@ def own_acri(lab: Lab, request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
     yield make
     for process in made:
         process.stop()
+        process.network.close()
 
 
 @pytest.fixture

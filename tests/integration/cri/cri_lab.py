@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,11 +28,14 @@ from typing import Any
 from containerd_process import ContainerdProcess
 from images import LocalRegistry
 
+from acri.aio.fdstore import FdStore
 from acri.config import Settings, parse
 from acri.containerd.client import Containerd
+from acri.testing import firewall
 
-__all__ = ["AcriProcess", "Lab", "MakeAcri", "Network", "leftovers", "require_tools", "sh"]
+__all__ = ["SERVE", "AcriProcess", "Lab", "MakeAcri", "Network", "command_of", "leftovers", "require_tools", "sh"]
 
+SERVE = (sys.executable, "-m", "acri", "serve", "--config")
 CNI_DIRS = ("/opt/cni/bin", "/usr/lib/cni")
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -83,7 +87,7 @@ class Network:
     def leftovers(self) -> list[str]:
         """Addresses, cables, firewall rules and results of pods."""
         ports = Path(f"/sys/class/net/{self.bridge}/brif")
-        rules = [line for line in sh("iptables-save").splitlines() if self.name in line or f"{self.subnet}." in line]
+        rules = firewall.rules(self.name)
         results = self.cache_dir / "results"
         cached = os.listdir(results) if results.exists() else []
         return [
@@ -93,8 +97,16 @@ class Network:
             *(f"result {name}" for name in cached),
         ]
 
+    def forget(self) -> None:
+        """Drop what pods without a record hold."""
+        firewall.remove(self.name)
+        for directory in (self._ipam, self.cache_dir):
+            shutil.rmtree(directory, ignore_errors=True)
+
     def close(self) -> None:
+        """The bridge and the rules go, as at a reboot."""
         subprocess.run(["ip", "link", "del", self.bridge], capture_output=True)
+        firewall.remove(self.name)
 
 
 _CONFIG = """\
@@ -142,6 +154,8 @@ class AcriProcess:
         self.cgroup_parent = f"/acri-e2e-{secrets.token_hex(3)}"
         self.socket = str(directory / "acri.sock")
         self.log_path = directory / "log"
+        self.manager: FdStore | None = None
+        """What plays the service manager, for tests that need one."""
         self._process: subprocess.Popen[bytes] | None = None
         self._config = directory / "config.toml"
         self._config.write_text(
@@ -173,7 +187,10 @@ class AcriProcess:
 
     def start(self, *command: str) -> None:
         """Start it, or a script in its place that takes the configuration's path, and wait until it serves."""
-        self.spawn(*(command or (sys.executable, "-m", "acri", "serve", "--config")))
+        self.spawn(*(command or SERVE))
+        self.wait_until_it_serves()
+
+    def wait_until_it_serves(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + 30
         while not self._serves():
@@ -183,9 +200,23 @@ class AcriProcess:
 
     def spawn(self, *command: str) -> None:
         """Start it and do not wait."""
+        whole = [*command, str(self._config)]
+        environment = dict(os.environ)
+        stored = self.manager.stored() if self.manager is not None else ()
+        if self.manager is not None:
+            fds = ",".join(str(fd) for _, fd in stored)
+            whole = [sys.executable, "-m", "acri.testing.listen_exec", str(os.getpid()), fds, *whole]
+            environment["NOTIFY_SOCKET"] = self.manager.path
+            environment["LISTEN_FDNAMES"] = ":".join(name for name, _ in stored)
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, str(self._config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                whole,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=environment,
+                pass_fds=[fd for _, fd in stored],
             )
 
     def _serves(self) -> bool:
@@ -197,10 +228,15 @@ class AcriProcess:
         return True
 
     def kill(self, number: int = signal.SIGKILL) -> int:
-        """Send a signal and wait for the end; the exit code."""
+        """Send a signal and wait for the end; the exit code. One that has ended already is fine."""
         assert self._process is not None
         if self._process.poll() is None:
             self._process.send_signal(number)
+        return self._process.wait(60)
+
+    def wait(self) -> int:
+        """Wait until it has ended by itself; the exit code."""
+        assert self._process is not None
         return self._process.wait(60)
 
     def restart(self, number: int = signal.SIGKILL) -> None:
@@ -265,7 +301,7 @@ async def leftovers(acri: AcriProcess) -> list[str]:
         directory = acri.directory / name
         found += [str(path) for path in directory.iterdir()] if directory.exists() else []
     found += [f"fifo {path}" for path in (acri.directory / "run").rglob("*") if path.is_fifo()]
-    found += [f"process {pid}: {_command(pid)}" for pid in acri.processes()]
+    found += [f"process {pid}: {command_of(pid)}" for pid in acri.processes()]
     # The parents are the kubelet's; what bears an id is acri's.
     found += [f"cgroup {path}" for parent in acri.cgroups() for path in parent.rglob("*") if len(path.name) == 64]
     found += acri.network.leftovers()
@@ -283,8 +319,6 @@ def require_tools() -> str:
     """Why these tests cannot run here; "" if they can."""
     if os.geteuid() != 0:
         return "needs root"
-    import shutil
-
     missing = [tool for tool in ("containerd", "runc", "iptables", "docker-registry", "ip") if not shutil.which(tool)]
     if not any(Path(directory, "bridge").exists() for directory in CNI_DIRS):
         missing.append("CNI plugins")
@@ -321,7 +355,8 @@ def _rmdir(path: Path) -> None:
             time.sleep(0.02)  # its last process is not reaped yet
 
 
-def _command(pid: int) -> str:
+def command_of(pid: int) -> str:
+    """A process's command line; "?" if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:

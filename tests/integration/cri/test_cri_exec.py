@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 
 import pytest
 from cri_client import Cri, eventually
-from cri_lab import AcriProcess
+from cri_lab import AcriProcess, command_of
 from cri_pods import FOREVER, POD, Pod, Pods, options
 
 from acri import errors
@@ -23,14 +22,7 @@ async def pod(pods: Pods) -> Pod:
 
 async def _sleepers(acri: AcriProcess) -> list[int]:
     """Processes of this acri's containers named `sleep 4321…`."""
-    found = []
-    for pid in acri.processes():
-        try:
-            if b"sleep\x004321" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-        except OSError:
-            pass
-    return found
+    return [pid for pid in acri.processes() if command_of(pid).startswith("sleep 4321")]
 
 
 async def test_streams_and_exit_code(cri: Cri, pod: Pod) -> None:

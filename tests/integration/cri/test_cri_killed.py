@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from cri_client import Cri
+from cri_client import Cri, eventually
 from cri_lab import AcriProcess, leftovers
 from cri_pods import FOREVER, POD, Pod, Pods, options
 
@@ -79,7 +79,7 @@ async def _dies(request: Awaitable[object]) -> bool:
 async def sweep(crashing: AcriProcess, tmp_path: Path):  # type: ignore[no-untyped-def]
     crashing.kill()
     yield Sweep(crashing, tmp_path)
-    crashing.start()
+    crashing.restart()
 
 
 async def test_run_pod_sandbox(sweep: Sweep) -> None:
@@ -91,9 +91,12 @@ async def test_run_pod_sandbox(sweep: Sweep) -> None:
         return ""
 
     async def check(pods: Pods, _: str) -> None:
-        listed = await pods.cri.sandboxes()
-        if not [item for item in listed if item.state == READY]:
-            assert listed == []
+        if not [item for item in await pods.cri.sandboxes() if item.state == READY]:
+
+            async def taken_back() -> bool:
+                return await pods.cri.sandboxes() == []
+
+            await eventually(taken_back)
             assert await leftovers(sweep.process) == []
         # The kubelet tries again with the same request.
         pod_id = await pods.cri.run(configs[-1])

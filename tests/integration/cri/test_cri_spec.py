@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cri_client import Cri
-from cri_lab import AcriProcess, sh
+from cri_lab import AcriProcess, command_of, sh
 from cri_pods import BUSYBOX, FOREVER, TARGET, Pods, options, rejoin
 
 from acri import errors
@@ -359,7 +359,7 @@ async def test_a_container_ends_up_where_cadvisor_looks(pods: Pods, acri: AcriPr
     """The last element of the cgroup path is the container's id."""
     pod = await pods.run()
     container_id = await pod.start("sleep", "1000")
-    (pid,) = [pid for pid in acri.processes() if b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (pid,) = [pid for pid in acri.processes() if "sleep" in command_of(pid)]
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     paths = {line.split(":", 2)[2] for line in lines if ":memory:" in line or ":pids:" in line}
     assert {os.path.basename(path) for path in paths} == {container_id}
