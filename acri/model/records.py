@@ -52,7 +52,7 @@ SANDBOX_LABEL = "io.acri.sandbox"
 SANDBOX, CONTAINER = "sandbox", "container"
 # containerd refuses a label whose key and value have more bytes than this (labels/validate.go); the record keeps it.
 _MAX_LABEL_BYTES = 4096
-_TOO_LARGE = 1 << 63
+_INT64_MIN, _UINT64_MAX = -(1 << 63), (1 << 64) - 1
 
 
 def type_url(kind: str) -> str:
@@ -161,13 +161,13 @@ def _reader(hint: Any) -> Callable[[Any], Any]:
     return functools.partial(_expect, hint)
 
 
-def _expect(cls: type[T], value: Any) -> T:
+def _expect(cls: type[T], value: T) -> T:
     # type(), not isinstance(): true is no number.
     if type(value) is not cls:
         raise TypeError(f"{cls.__name__} expected, not {type(value).__name__}")
     # What JSON can say and no message can carry would only fail at the first list.
-    if cls is str:
+    if isinstance(value, str):
         value.encode()  # UnicodeEncodeError: a lone surrogate
-    elif cls is int and not -_TOO_LARGE <= value < _TOO_LARGE:
+    elif isinstance(value, int) and not _INT64_MIN <= value <= _UINT64_MAX:
         raise ValueError("a number of more than 64 bits")
     return value
