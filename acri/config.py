@@ -37,11 +37,13 @@ __all__ = [
 T = TypeVar("T")
 
 DEFAULT_PATH = Path("/etc/acri/config.toml")
+MOST_SECONDS = 10**9
+"""Some thirty years; what is larger is a slip, and timers do not take it."""
 
 
-def key(default: Any, doc: str, *, choices: tuple[str, ...] = ()) -> Any:
-    """A documented field. Mutable defaults are copied."""
-    metadata = {"doc": doc, "choices": choices}
+def key(default: Any, doc: str, *, choices: tuple[str, ...] = (), path: bool = False) -> Any:
+    """A documented field. Mutable defaults are copied. `path`: it holds absolute paths and nothing else."""
+    metadata = {"doc": doc, "choices": choices, "path": path}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -57,17 +59,25 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class ContainerdSettings:
-    address: str = key("/run/containerd/containerd.sock", "containerd's gRPC socket.")
+    address: str = key("/run/containerd/containerd.sock", "containerd's gRPC socket.", path=True)
     namespace: str = key("k8s.io", "containerd namespace of everything that acri makes. cAdvisor looks in k8s.io.")
     snapshotter: str = key("overlayfs", "Snapshotter for container root file systems.")
 
 
 @dataclass(frozen=True, slots=True)
 class CniSettings:
-    conf_dir: str = key("/etc/cni/net.d", "Where network configurations are; the first valid one by name is used.")
-    bin_dirs: tuple[str, ...] = key(("/opt/cni/bin", "/usr/lib/cni"), "Where CNI plugins are, in order of search.")
-    cache_dir: str = key("/var/lib/cni", "Where results of ADD are kept for CHECK and DEL, in libcni's format.")
-    netns_dir: str = key("/run/netns", "Where network namespaces are pinned; `ip netns` looks in /run/netns.")
+    conf_dir: str = key(
+        "/etc/cni/net.d", "Where network configurations are; the first valid one by name is used.", path=True
+    )
+    bin_dirs: tuple[str, ...] = key(
+        ("/opt/cni/bin", "/usr/lib/cni"), "Where CNI plugins are, in order of search.", path=True
+    )
+    cache_dir: str = key(
+        "/var/lib/cni", "Where results of ADD are kept for CHECK and DEL, in libcni's format.", path=True
+    )
+    netns_dir: str = key(
+        "/run/netns", "Where network namespaces are pinned; `ip netns` looks in /run/netns.", path=True
+    )
     timeout: float = key(60.0, "Seconds that one CNI plugin may take.")
 
 
@@ -84,7 +94,7 @@ class CgroupSettings:
 @dataclass(frozen=True, slots=True)
 class ImageSettings:
     certs_dir: str = key(
-        "/etc/containerd/certs.d", "Directory of HOST/hosts.toml files, the one that containerd reads."
+        "/etc/containerd/certs.d", "Directory of HOST/hosts.toml files, the one that containerd reads.", path=True
     )
     max_concurrent_downloads: int = key(3, "Layers of one image that are fetched at once.")
     pinned: tuple[str, ...] = key((), "Images that the kubelet's garbage collection must leave alone.")
@@ -118,9 +128,9 @@ class RuntimeSettings:
 class Settings:
     """The whole file."""
 
-    socket: str = key("/run/acri/acri.sock", "Where acri serves CRI; mode 0600.")
-    state_dir: str = key("/run/acri", "What may be lost with a reboot: pinned namespaces, FIFOs, shm.")
-    root_dir: str = key("/var/lib/acri", "What belongs to one sandbox or container and goes with it.")
+    socket: str = key("/run/acri/acri.sock", "Where acri serves CRI; mode 0600.", path=True)
+    state_dir: str = key("/run/acri", "What may be lost with a reboot: pinned namespaces, FIFOs, shm.", path=True)
+    root_dir: str = key("/var/lib/acri", "What belongs to one sandbox or container and goes with it.", path=True)
     runtime_name: str = key(
         "acri", "Scheme of every containerID in the Kubernetes API. Do not change it on a live node."
     )
@@ -136,7 +146,7 @@ def load(path: Path | None = None) -> Settings:
     """Settings from `path`, or from the default path if that exists, or the defaults.
 
     Raises:
-        ConfigError: unreadable file, TOML error, unknown key, wrong type or value.
+        ConfigError: unreadable file, TOML error, unknown key, wrong type or value, relative path.
     """
     if path is None:
         if not DEFAULT_PATH.exists():
@@ -153,7 +163,7 @@ def parse(text: str, name: str = "config.toml") -> Settings:
     """Settings from TOML text; `name` is the file named in errors. Raises `ConfigError`."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{name}: not valid TOML: {error}") from None
     settings = _Reader(name, text).table(Settings, document, ())
     if settings.runtime.default_handler not in settings.runtime.handlers:
@@ -195,24 +205,34 @@ class _Reader:
             }
         if origin is tuple:
             items = self._expect(list, "an array of strings", value, path)
-            return tuple(self._expect(str, "a string", item, path) for item in items)
+            return tuple(self._text(spec, item, path) for item in items)
         if hint is float:
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-                raise self._error(path, f"{'.'.join(path)} must be a number of seconds, not {value!r}")
+            # Not "or value < 0": TOML has nan and inf, too.
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_SECONDS:
+                raise self._error(
+                    path, f"{'.'.join(path)} must be a number of seconds, 0 to {MOST_SECONDS}, not {_short(value)}"
+                )
             return float(value)
         if hint is int:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise self._error(path, f"{'.'.join(path)} must be a whole number of at least 1, not {value!r}")
+                raise self._error(path, f"{'.'.join(path)} must be a whole number of at least 1, not {_short(value)}")
             return value
-        value = self._expect(hint, {str: "a string", bool: "true or false"}[hint], value, path)
-        choices = spec.metadata.get("choices")
-        if choices and value not in choices:
-            raise self._error(path, f"{'.'.join(path)} must be one of {', '.join(choices)}, not {value!r}")
-        return value
+        if hint is bool:
+            return self._expect(bool, "true or false", value, path)
+        return self._text(spec, value, path)
+
+    def _text(self, spec: dataclasses.Field[Any], value: Any, path: tuple[str, ...]) -> str:
+        text: str = self._expect(str, "a string", value, path)
+        choices = spec.metadata["choices"]
+        if choices and text not in choices:
+            raise self._error(path, f"{'.'.join(path)} must be one of {', '.join(choices)}, not {_short(text)}")
+        if spec.metadata["path"] and (not text.startswith("/") or "\0" in text):
+            raise self._error(path, f"{'.'.join(path)} must be an absolute path, not {_short(text)}")
+        return text
 
     def _expect(self, cls: type[Any], what: str, value: Any, path: tuple[str, ...]) -> Any:
         if not isinstance(value, cls):
-            raise self._error(path, f"{'.'.join(path)} must be {what}, not {value!r}")
+            raise self._error(path, f"{'.'.join(path)} must be {what}, not {_short(value)}")
         return value
 
     def _error(self, path: tuple[str, ...], text: str) -> ConfigError:
@@ -232,6 +252,15 @@ class _Reader:
             ] == path:
                 return number
         return 0
+
+
+def _short(value: Any) -> str:
+    """A value as an error shows it: on one line, and not whole where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number with more digits than Python prints
+        return "that"
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def _split_key(text: str) -> tuple[str, ...]:
