@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from acri import errors
 from acri.host import mountinfo
+from acri.host.failures import host_error
 from acri.model.config import Device, Mount, MountPropagation
 from acri.oci import seccomp
 from acri.oci.devices import HostDevice, ResolvedDevice
@@ -28,13 +29,21 @@ def resolve_mounts(mounts: tuple[Mount, ...]) -> tuple[ResolvedMount, ...]:
     """Each mount with its source resolved; a source that is missing is made as a directory, as every runtime does.
 
     Raises:
-        errors.InvalidArgument, errors.FailedPrecondition: a source that cannot be made or looked at.
+        errors.InvalidArgument: a source that can be no path.
+        errors.FailedPrecondition: a source that cannot be made or looked at.
+        errors.AcriError: the mount table cannot be read.
     """
-    table = mountinfo.read() if any(mount.propagation is not MountPropagation.PRIVATE for mount in mounts) else ()
+    table: tuple[mountinfo.MountEntry, ...] = ()
+    if any(mount.propagation is not MountPropagation.PRIVATE for mount in mounts):
+        try:
+            table = mountinfo.read()
+        except OSError as error:
+            raise host_error("read the mount table", error) from error
     return tuple(_resolve_mount(mount, table) for mount in mounts)
 
 
 def _resolve_mount(mount: Mount, table: tuple[mountinfo.MountEntry, ...]) -> ResolvedMount:
+    _check_path(f"mount {mount.container_path}: host path", mount.host_path)
     try:
         if not os.path.lexists(mount.host_path):
             os.makedirs(mount.host_path, mode=0o755, exist_ok=True)
@@ -70,6 +79,7 @@ def resolve_devices(devices: tuple[Device, ...]) -> tuple[ResolvedDevice, ...]:
 
 
 def _resolve_device(device: Device) -> ResolvedDevice:
+    _check_path("device", device.host_path)
     try:
         source = os.path.realpath(device.host_path, strict=True)
         if os.path.isdir(source):
@@ -83,23 +93,31 @@ def _resolve_device(device: Device) -> ResolvedDevice:
 
 
 def host_devices() -> tuple[HostDevice, ...]:
-    """All device nodes of the host, for privileged containers."""
-    return tuple(_nodes_below("/dev"))
+    """All device nodes of the host, for privileged containers.
+
+    Raises:
+        errors.AcriError: /dev cannot be read; the text names what of it.
+    """
+    try:
+        return tuple(_nodes_below("/dev"))
+    except OSError as error:
+        raise host_error(f"look for device nodes at {error.filename or '/dev'}", error) from error
 
 
 def _nodes_below(directory: str) -> Iterator[HostDevice]:
-    with os.scandir(directory) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.is_dir(follow_symlinks=False):
-                if entry.name not in _OWN_DIRECTORIES:
-                    yield from _nodes_below(entry.path)
-                continue
-            try:
+    """Nodes at any depth, by name. What goes away between being listed and looked at is left out. Raises OSError."""
+    with os.scandir(directory) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
+    for entry in entries:
+        try:
+            if not entry.is_dir(follow_symlinks=False):
                 found = _node(entry.path, entry.stat(follow_symlinks=False))
-            except FileNotFoundError:  # gone since it was listed
-                continue
-            if found is not None and found.path not in _OWN_NODES:
-                yield found
+                if found is not None and found.path not in _OWN_NODES:
+                    yield found
+            elif entry.name not in _OWN_DIRECTORIES:
+                yield from _nodes_below(entry.path)
+        except FileNotFoundError:
+            continue
 
 
 def _node(path: str, status: os.stat_result) -> HostDevice | None:
@@ -126,14 +144,31 @@ def read_seccomp_profile(path: str) -> bytes:
     """
     if not path.startswith("/"):
         raise errors.InvalidArgument(f"seccomp profile {path!r} is not an absolute path")
+    _check_path("seccomp profile", path)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise errors.InvalidArgument(f"seccomp profile {path!r} is not a regular file")
-            data = file.read(seccomp.LOCALHOST_LIMIT + 1)
+        data = _read_regular(path, seccomp.LOCALHOST_LIMIT + 1)
     except OSError as error:
         raise errors.FailedPrecondition(f"seccomp profile {path!r} cannot be read: {error.strerror}") from error
+    if data is None:
+        raise errors.InvalidArgument(f"seccomp profile {path!r} is not a regular file")
     if len(data) > seccomp.LOCALHOST_LIMIT:
         raise errors.InvalidArgument(f"seccomp profile {path!r} has more than {seccomp.LOCALHOST_LIMIT} bytes")
     return data
+
+
+def _read_regular(path: str, limit: int) -> bytes | None:
+    """Up to `limit` bytes of a file; None if it is none. Raises OSError."""
+    # O_NONBLOCK: a FIFO must not hold the thread; it means nothing for a regular file.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(limit)
+    finally:
+        os.close(fd)
+
+
+def _check_path(what: str, path: str) -> None:
+    if "\0" in path:
+        raise errors.InvalidArgument(f"{what} {path!r} has a NUL byte in it")

@@ -2,7 +2,7 @@
 """The files that a pod's containers share: /etc/hostname, /etc/hosts and /etc/resolv.conf.
 
 A kubelet mounts its own /etc/hosts over ours; for everybody else ours has to be a working one. Content is made by pure
-functions; `write` runs in a thread.
+functions; what touches the file system blocks and runs in a thread.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from acri import errors
 from acri.host import mounts
+from acri.host.failures import host_error
 from acri.host.kernel import Kernel
 from acri.model.config import DNSConfig, NamespaceMode
 from acri.model.sandbox import Sandbox
@@ -66,12 +67,17 @@ def resolv_conf_content(dns: DNSConfig) -> str:
 
 
 def make(kernel: Kernel, sandbox: Sandbox, paths: SandboxPaths) -> None:
-    """Make the sandbox's directories, its /dev/shm and the files that do not depend on its address. Blocks."""
-    os.makedirs(paths.root, mode=0o755, exist_ok=True)
-    os.makedirs(paths.state, mode=0o711, exist_ok=True)
-    _write(paths.hostname, hostname_of(sandbox) + "\n")
+    """Make the sandbox's directories, its /dev/shm and the files that do not depend on its address. Blocks.
+
+    Raises:
+        errors.InvalidArgument: a host name or DNS configuration that cannot be.
+        errors.AcriError: the host refused; the text names the path.
+    """
+    _make_directory(paths.root, 0o755)
+    _make_directory(paths.state, 0o711)
+    _write(paths.hostname, f"{hostname_of(sandbox)}\n".encode())
     dns = sandbox.config.dns_config
-    _write(paths.resolv_conf, _host_file("/etc/resolv.conf") if dns is None else resolv_conf_content(dns))
+    _write(paths.resolv_conf, _host_file("/etc/resolv.conf") if dns is None else resolv_conf_content(dns).encode())
     if sandbox.host_network:
         _write(paths.hosts, _host_file("/etc/hosts"))
     if sandbox.namespace_options.ipc is not NamespaceMode.NODE:
@@ -79,29 +85,43 @@ def make(kernel: Kernel, sandbox: Sandbox, paths: SandboxPaths) -> None:
 
 
 def unmount_shm(kernel: Kernel, paths: SandboxPaths) -> None:
-    """Give the memory of /dev/shm back; idempotent. Blocks."""
+    """Give the memory of /dev/shm back; idempotent. Blocks. Raises `errors.AcriError`."""
     mounts.unmount(kernel, paths.shm)
 
 
 def remove(kernel: Kernel, paths: SandboxPaths) -> None:
-    """Remove the sandbox's directories and what is mounted in them; idempotent. Blocks."""
+    """Remove the sandbox's directories and what is mounted in them; idempotent. Blocks. Raises `errors.AcriError`."""
     for path in (paths.state, paths.root):
         mounts.remove_tree(kernel, path)
 
 
 def write_hosts(sandbox: Sandbox, paths: SandboxPaths) -> None:
-    """Write /etc/hosts of a pod with a network of its own, once its addresses are known. Blocks."""
-    _write(paths.hosts, hosts_content(hostname_of(sandbox), sandbox.ips))
+    """Write /etc/hosts of a pod with a network of its own, once its addresses are known. Blocks.
+
+    Raises:
+        errors.AcriError: the host refused; the text names the path.
+    """
+    _write(paths.hosts, hosts_content(hostname_of(sandbox), sandbox.ips).encode())
 
 
-def _host_file(path: str) -> str:
+def _host_file(path: str) -> bytes:
     try:
-        return Path(path).read_text()
+        return Path(path).read_bytes()
     except OSError:
-        return ""
+        return b""
 
 
-def _write(path: str, content: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        os.fchmod(file.fileno(), 0o644)
-        file.write(content)
+def _make_directory(path: str, mode: int) -> None:
+    try:
+        os.makedirs(path, mode=mode, exist_ok=True)
+    except OSError as error:
+        raise host_error(f"make the directory {path}", error) from error
+
+
+def _write(path: str, content: bytes) -> None:
+    try:
+        with open(path, "wb") as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(content)
+    except OSError as error:
+        raise host_error(f"write {path}", error) from error

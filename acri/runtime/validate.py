@@ -7,6 +7,7 @@ Names come from whoever calls CRI and end up in paths and in arguments of progra
 from __future__ import annotations
 
 import posixpath
+import re
 
 from acri import errors
 from acri.model.config import ContainerConfig, PodSandboxConfig
@@ -15,6 +16,9 @@ from acri.oci.namespaces import check_sandbox_options
 __all__ = ["check_container_config", "check_sandbox_config", "log_path"]
 
 _PORTS = range(65536)
+# RFC 1123's letters, digits, hyphens and dots, and the underscore that Linux and kubelets let through. Anything else
+# would become part of /etc/hosts and of shell scripts that trust `hostname`.
+_HOSTNAME = re.compile(r"[A-Za-z0-9._-]*", re.ASCII)
 
 
 def check_sandbox_config(config: PodSandboxConfig) -> None:
@@ -24,6 +28,10 @@ def check_sandbox_config(config: PodSandboxConfig) -> None:
         raise errors.InvalidArgument("config.metadata is missing")
     for field, value in (("name", metadata.name), ("namespace", metadata.namespace), ("uid", metadata.uid)):
         _check_name(f"config.metadata.{field}", value)
+    if not _HOSTNAME.fullmatch(config.hostname):
+        raise errors.InvalidArgument(
+            f"config.hostname {config.hostname!r} has other characters than letters, digits, '-', '.' and '_'"
+        )
     _check_directory("config.log_directory", config.log_directory)
     for port in config.port_mappings:
         if port.container_port not in _PORTS or port.host_port not in _PORTS:

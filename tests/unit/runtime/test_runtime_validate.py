@@ -34,6 +34,13 @@ def with_options(**fields) -> model.PodSandboxConfig:
         (pod(metadata=model.PodSandboxMetadata("../a", "u", "n")), "has a slash or a control character"),
         (pod(metadata=model.PodSandboxMetadata("..", "u", "n")), "or is '.' or '..'"),
         (pod(metadata=model.PodSandboxMetadata("a\nb", "u", "n")), "control character"),
+        (pod(hostname="web\n10.0.0.1 bank"), "config.hostname 'web.n10.0.0.1 bank' has other characters"),
+        (pod(hostname="web\n"), "config.hostname"),
+        (pod(hostname="a b"), "config.hostname"),
+        (pod(hostname="../etc"), "config.hostname"),
+        (pod(hostname="\x00"), "config.hostname"),
+        (pod(hostname="$(id)"), "config.hostname"),
+        (pod(hostname="bücher"), "config.hostname"),
         (pod(log_directory="relative"), "not an absolute path"),
         (pod(log_directory="/var/../etc"), "not an absolute path"),
         (pod(port_mappings=(model.PortMapping(host_port=70000, container_port=1),)), "outside 0–65535"),
@@ -56,6 +63,8 @@ def test_pods_as_a_kubelet_sends_them_pass():
         pod(log_directory="/var/log/pods/x", port_mappings=(model.PortMapping(container_port=80),))
     )
     validate.check_sandbox_config(with_options(pid=model.NamespaceMode.CONTAINER))
+    for hostname in ("", "web-0", "web-0.svc.default.svc.cluster.local", "Node_7", "w" * 63):
+        validate.check_sandbox_config(pod(hostname=hostname))
 
 
 @pytest.mark.parametrize(
