@@ -50,15 +50,15 @@ _OPEN = os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def make(directory: str, names: Iterable[str]) -> dict[str, str]:
-    """Make `directory` (0700) and a FIFO (0600) per name in it; name → path. Idempotent. Raises OSError."""
+    """Make `directory` (0700) and a FIFO (0600) per name in it; name → path. Idempotent. Raises OSError with the path."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     paths = {name: os.path.join(directory, name) for name in names}
     for path in paths.values():
         try:
             os.mkfifo(path, 0o600)
-        except FileExistsError:
-            if not stat.S_ISFIFO(os.lstat(path).st_mode):
-                raise
+        except OSError as error:
+            if error.errno != errno.EEXIST or not stat.S_ISFIFO(os.lstat(path).st_mode):
+                raise OSError(error.errno, error.strerror, path) from None  # mkfifo does not say which
     return paths
 
 

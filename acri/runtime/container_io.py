@@ -7,6 +7,7 @@ import os
 
 from acri.aio import fifo
 from acri.aio.threads import Kind
+from acri.host.failures import host_error
 from acri.logs.file import open_error
 from acri.logs.format import Stream
 from acri.logs.pump import ContainerLog
@@ -18,16 +19,21 @@ __all__ = ["has_fifos", "make_fifos", "open_log"]
 
 
 async def make_fifos(node: Node, container: Container) -> None:
-    """Make the container's directories and the FIFOs that its task will open."""
-    paths = node.paths.container(container.id)
-    names = _fifo_names(container)
+    """Make the container's directories and the FIFOs that its task will open. Idempotent.
 
-    def make() -> None:
+    Raises:
+        errors.AcriError: the host refused; the text names the path.
+    """
+    await node.threads.run(Kind.FILE, _make, node.paths.container(container.id), _fifo_names(container))
+
+
+def _make(paths: ContainerPaths, names: list[str]) -> None:
+    try:
         for directory in (paths.root, paths.state):
             os.makedirs(directory, mode=0o711, exist_ok=True)
         fifo.make(paths.io, names)
-
-    await node.threads.run(Kind.FILE, make)
+    except OSError as error:
+        raise host_error(f"make a container's directories and FIFOs, {error.filename or paths.io}", error) from error
 
 
 async def open_log(node: Node, container: Container, *, recovering: bool = False) -> ContainerLog:
