@@ -18,6 +18,7 @@ import gc as cyclic_gc
 import os
 import signal
 import time
+from collections.abc import Awaitable
 
 import structlog
 
@@ -72,7 +73,7 @@ class Daemon:
         self._tasks = TaskOwner()
         self._notifier = Notifier()
         self._inherited = inherited()
-        self._lock: RootLock | None = None
+        self._locks: list[DirectoryLock] = []
         self._server: Server | None = None
         self._node: Node | None = None
 
@@ -92,10 +93,17 @@ class Daemon:
         ended = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
+        starting = self._tasks.spawn(self.start(), name="start", quiet=True)
+        told = self._tasks.spawn(ended.wait(), name="end of service", quiet=True)
         try:
-            await self.start()
-            self._notifier.ready(f"serving CRI on {self.settings.socket}")
-            await ended.wait()
+            await asyncio.wait({starting, told}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                self._notifier.ready(f"serving CRI on {self.settings.socket}")
+                await told
+            else:  # told to end before it served
+                starting.cancel()
+                await asyncio.wait({starting})
             self._notifier.stopping()
         finally:
             await self.stop()
@@ -103,7 +111,8 @@ class Daemon:
     async def start(self) -> None:
         """Everything up to serving; raises as `run`."""
         began = time.monotonic()
-        self._lock = RootLock.take(self.settings.root_dir)
+        for directory in (self.settings.root_dir, self.settings.state_dir):
+            self._locks.append(DirectoryLock.take(directory))
         node = self._node = build_node(self.settings, self._tasks, self._notifier, self._inherited.stored)
         version = await _await_containerd(node)
         # Containers are descendants of containerd: what it may do is what they can be given.
@@ -121,6 +130,7 @@ class Daemon:
             on_gap=functools.partial(recovery.resync, node),
         )
         self._tasks.spawn(events.run(), name="event stream")
+        await events.subscribed.wait()
         self._tasks.spawn(node.health.run(), name="health")
         holders.watch_all(node)
         self._tasks.spawn(gc.collect_networks(node, found.ids), name="collect networks")
@@ -146,30 +156,44 @@ class Daemon:
         if self._inherited.sockets:
             await server.serve_socket(self._inherited.sockets[0])
         else:
-            os.makedirs(os.path.dirname(self.settings.socket), mode=0o711, exist_ok=True)
+            _make_directory(os.path.dirname(self.settings.socket))
             await server.bind_unix(self.settings.socket)
         return server
 
     async def stop(self) -> None:
-        """End in order; containers run on."""
-        if self._server is not None:
-            await self._server.drain(DRAIN_CALLS_S)
+        """End in order; containers run on. What one part makes of its end does not keep the others from theirs."""
         node = self._node
+        if self._server is not None:
+            await _ended("server", self._server.drain(DRAIN_CALLS_S))
         if node is not None:
-            await node.operations.drain(DRAIN_OPERATIONS_S)
-        await self._tasks.close()
+            await _ended("operations", node.operations.drain(DRAIN_OPERATIONS_S))
+        await _ended("background tasks", self._tasks.close())
         if node is not None:
-            for live in node.live.values():
+            for container_id, live in node.live.items():
                 if live.log is not None:
-                    await live.log.close()
+                    await _ended(f"log of {container_id}", live.log.close())
             node.log_kit.close()
-            await node.networks.close()
-            await node.images.close()
-            await node.containerd.close()
+            await _ended("networks", node.networks.close())
+            await _ended("images", node.images.close())
+            await _ended("containerd", node.containerd.close())
             node.threads.close()
-        if self._lock is not None:
-            self._lock.release()
+        for lock in self._locks:
+            lock.release()
         log.info("ended")
+
+
+async def _ended(part: str, end: Awaitable[object]) -> None:
+    try:
+        await end
+    except Exception:
+        log.exception("part did not end well", part=part)
+
+
+def _make_directory(path: str) -> None:
+    try:
+        os.makedirs(path, mode=0o711, exist_ok=True)
+    except OSError as error:
+        raise errors.ConfigError(f"{path} cannot be made: {error.strerror}") from None
 
 
 async def _await_containerd(node: Node) -> str:
@@ -232,18 +256,18 @@ def build_node(settings: Settings, tasks: TaskOwner, notifier: Notifier, stored_
     )
 
 
-class RootLock:
-    """One acri per root directory: a second one would take the first one's pods back as leftovers."""
+class DirectoryLock:
+    """One acri per root and state directory: a second one would take the first one's pods for leftovers."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     @classmethod
-    def take(cls, root_dir: str) -> RootLock:
+    def take(cls, directory: str) -> DirectoryLock:
         """Take the lock. Raises `errors.ConfigError` if another process has it, or the directory cannot be made."""
-        path = f"{root_dir}/lock"
+        _make_directory(directory)
+        path = f"{directory}/lock"
         try:
-            os.makedirs(root_dir, mode=0o711, exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise errors.ConfigError(f"{path} cannot be opened: {error.strerror}") from None
@@ -252,7 +276,7 @@ class RootLock:
         except BlockingIOError:
             owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
             os.close(fd)
-            raise errors.ConfigError(f"{root_dir} is used by another acri (pid {owner or 'unknown'})") from None
+            raise errors.ConfigError(f"{directory} is used by another acri (pid {owner or 'unknown'})") from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         return cls(fd)
