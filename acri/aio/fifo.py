@@ -50,7 +50,7 @@ _OPEN = os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def make(directory: str, names: Iterable[str]) -> dict[str, str]:
-    """Make `directory` (0700) and a FIFO (0600) per name in it; name → path. Idempotent. Raises OSError with the path."""
+    """Make `directory` (0700) and a FIFO (0600) per name in it; name → path. Idempotent. Raises OSError, with path."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     paths = {name: os.path.join(directory, name) for name in names}
     for path in paths.values():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,7 @@ async def test_what_is_in_the_way_is_named(node: SimpleNamespace, tmp_path: Path
     Path(paths.io, "stdout").write_text("a file")
     with pytest.raises(errors.AcriError, match=f"{paths.io}/stdout: File exists"):
         await container_io.make_fifos(node, container())  # type: ignore[arg-type]
+    shutil.rmtree(tmp_path / "lib")
     (tmp_path / "lib").write_text("a file")
     with pytest.raises(errors.AcriError, match=r"lib.*: Not a directory"):
         await container_io.make_fifos(node, container())  # type: ignore[arg-type]
