@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "fixtures"))
-
 from containerd_process import ContainerdProcess
 from cri_client import Cri
 from cri_lab import AcriProcess, Lab, MakeAcri, Network, leftovers, require_tools
 from cri_pods import BUSYBOX, Pods
-from images import Built, LocalRegistry, build, busybox_files, layer
+from fixtures.images import Built, LocalRegistry, build, busybox_files, layer
 
 _LOG_START = pytest.StashKey[int]()
 _ACRI = pytest.StashKey[AcriProcess]()

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from containerd_process import ContainerdProcess
-from images import LocalRegistry
+from fixtures.images import LocalRegistry
 
 from acri.aio.fdstore import FdStore
 from acri.config import Settings, parse

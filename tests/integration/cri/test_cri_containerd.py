@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from containerd_process import ContainerdProcess
 from cri_client import Cri, eventually
-from cri_lab import SERVE, AcriProcess, MakeAcri, command_of, leftovers
+from cri_lab import SERVE, AcriProcess, Lab, MakeAcri, command_of, leftovers
 from cri_pods import BUSYBOX, FOREVER, POD, Pod, Pods, options, read_log, rejoin
 
 from acri import errors
@@ -24,6 +24,15 @@ RUNNING, EXITED = m.ContainerState.CONTAINER_RUNNING, m.ContainerState.CONTAINER
 def containerd() -> Iterator[ContainerdProcess]:
     with ContainerdProcess() as process:
         yield process
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lonely(lab: Lab) -> Iterator[AcriProcess]:
+    """An acri whose containerd is not there. Being patient, it begins before the other tests."""
+    process = lab.acri("lonely", containerd=str(lab.directory / "no-containerd.sock"))
+    process.spawn(*SERVE)
+    yield process
+    process.stop()
 
 
 @pytest.fixture
@@ -126,11 +135,9 @@ async def test_acri_starts_before_containerd(own_acri: MakeAcri, tmp_path: Path)
             await eventually(lambda: _condition(cri, "RuntimeReady", True))
 
 
-def test_without_containerd_there_is_one_clear_line(own_acri: MakeAcri, tmp_path: Path) -> None:
-    process = own_acri(containerd=str(tmp_path / "no.sock"))
-    process.spawn(*SERVE)
-    assert process.wait() == 1
-    last = process.log.splitlines()[-1]
+def test_without_containerd_there_is_one_clear_line(lonely: AcriProcess) -> None:
+    assert lonely.wait() == 1
+    last = lonely.log.splitlines()[-1]
     assert last.startswith("acri serve: ")
-    assert str(tmp_path / "no.sock") in last
-    assert "Traceback" not in process.log
+    assert "no-containerd.sock" in last
+    assert "Traceback" not in lonely.log

@@ -10,7 +10,7 @@ import pytest
 from cri_client import Cri
 from cri_lab import AcriProcess, Lab, leftovers
 from cri_pods import BUSYBOX, Pods
-from images import Built, build, busybox_files, index, layer
+from fixtures.images import Built, build, busybox_files, index, layer
 
 from acri import errors
 from acri.proto.runtime import v1 as m

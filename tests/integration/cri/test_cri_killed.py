@@ -130,23 +130,26 @@ async def test_create_container(sweep: Sweep) -> None:
     assert await sweep("CreateContainer", prepare, request, check) >= 4
 
 
-async def test_start_container(sweep: Sweep) -> None:
+@pytest.mark.parametrize("command", [FOREVER, ("sh", "-c", "exit 3")], ids=["long", "short"])
+async def test_start_container(sweep: Sweep, command: tuple[str, ...]) -> None:
+    """CREATED, to be started again, or what became of it: RUNNING, EXITED with its own code, or with StartError."""
     made: list[Pod] = []
+    state = m.ContainerState
 
     async def prepare(pods: Pods) -> str:
         made.append(await _ready_pod(pods))
-        return await made[-1].create(*FOREVER)
+        return await made[-1].create(*command)
 
     async def check(pods: Pods, container_id: str) -> None:
         status = await pods.cri.container_status(container_id)
-        state = m.ContainerState
-        assert status.state in (state.CONTAINER_CREATED, state.CONTAINER_RUNNING, state.CONTAINER_EXITED)
-        if status.state == state.CONTAINER_EXITED:
-            assert (status.exit_code, status.reason) == (128, "StartError")
-        elif status.state == state.CONTAINER_RUNNING:
+        if status.state == state.CONTAINER_CREATED:
+            await pods.cri.start(container_id)
+        elif status.state == state.CONTAINER_EXITED:
+            assert (status.exit_code, status.reason) in ((128, "StartError"), (3, "Error"))
+        elif command == FOREVER:
             assert (await pods.cri.exec(container_id, "echo", "on")).stdout == b"on\n"
         else:
-            await pods.cri.start(container_id)
+            assert (await pods.cri.exited(container_id)).exit_code == 3
         pod = Pod(pods.cri, made[-1].id, made[-1].config)
         again = await pod.start(attempt=1)
         assert (await pods.cri.container_status(again)).state == state.CONTAINER_RUNNING
