@@ -155,6 +155,8 @@ class Embedded:
 
     async def _start_children(self, program: str) -> None:
         environment = _environment()
+        # containerd looks for its shim on PATH first: the one beside it belongs to it, an older one there does not.
+        beside = os.pathsep.join((os.path.dirname(program), environment.get("PATH", os.defpath)))
         store = self._store
         assert store is not None
         self._children = [
@@ -164,7 +166,7 @@ class Embedded:
                 self.place.below("logs", "containerd.log"),
                 self._threads,
                 self._tasks,
-                environment=environment,
+                environment={**environment, "PATH": beside},
             ),
             Child(
                 "acri",
