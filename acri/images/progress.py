@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a pull is: what `acri pulls`, log lines and stall errors tell. Counted as bytes come; no I/O."""
+"""How far a pull is, for the texts of errors and log lines. Counted as bytes come; no I/O."""
 
 from __future__ import annotations
 
