@@ -23,8 +23,8 @@ bug: the caller gets UNKNOWN with one sentence, the log gets the traceback.
         └── ImagePullError   texts whose prefix a kubelet reads
     ConfigError              a mistake in acri's own configuration or command line (never on the wire)
 
-The kubelet reads codes, rarely texts (reference: kubelet-cri.md 2.4): NOT_FOUND means gone, UNIMPLEMENTED means fall
-back, DEADLINE_EXCEEDED from ExecSync means a failed probe, UNKNOWN from PullImage keeps only the message.
+The kubelet reads codes, rarely texts: NOT_FOUND means gone, UNIMPLEMENTED means fall back, DEADLINE_EXCEEDED from
+ExecSync means a failed probe, UNKNOWN from PullImage keeps only the message.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """FIFOs between acri and a shim: making them, opening them without waiting, reading one to its end, feeding stdin.
 
-When a FIFO has ended (easily-missed.md 28). The shim holds both ends of its FIFOs for as long as the task lives, so a
+When a FIFO has ended. The shim holds both ends of its FIFOs for as long as the task lives, so a
 writer that finds no reader waits instead of getting EPIPE, and a reader sees:
 
     no writer yet ──shim opens──▶ data … nothing yet (EAGAIN) … data ──last writer closes──▶ end
@@ -128,7 +128,7 @@ class Collected:
 
 
 async def collect(fd: int, *, exited: asyncio.Future[Any], drain_s: float, limit: int = MAX_OUTPUT) -> Collected:
-    """Read `fd` to its end, or until `drain_s` seconds after `exited` was done (ExecSync; user-needs.md A31).
+    """Read `fd` to its end, or until `drain_s` seconds after `exited` was done (ExecSync; containerd#9568).
 
     Beyond `limit` bytes it goes on reading, so that the process is not held up, and drops. `fd` stays the caller's, and
     so does `exited`, of which only "done" matters. What is in the FIFO when the time is over is still taken, at most

@@ -7,7 +7,7 @@
                            └─────an undo kept failing▶ failed, `leftovers` names what is still there
 
 * An operation is a task of its own. Who waits for it may leave (deadline, disconnect): the work goes on, or is undone.
-* A request that names the same key while the operation runs joins it and gets the same result (DESIGN decision 6).
+* A request that names the same key while the operation runs joins it and gets its result: a retry is not refused.
 * A step's undo is armed *before* the step runs, because half a step leaves things behind too (a CNI ADD that failed
   has allocated an address). Undos are therefore idempotent and work when nothing was done. They run in reverse order.
 * The step an operation is in, and since when, is always known: `describe()`, the log line every 30 s, and the error

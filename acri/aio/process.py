@@ -2,7 +2,7 @@
 """Short programs, run by `subprocess` in a thread.
 
 uvloop's own subprocess support forks on the loop's thread, which costs 15 ms at 300 MiB resident; CPython's uses vfork
-(python-anchors.md 3.1). `preexec_fn`, `user=` and `group=` would switch vfork off and are not used.
+(`subprocess._USE_VFORK`). `preexec_fn`, `user=` and `group=` would switch vfork off and are not used.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 Work that can hang (a mount, a program, a file on a dead NFS server) must not take the threads that other pods need, so
 each kind has a pool of its own. `unshare` and `setns` change the calling thread for good: such a job gets a thread of
-its own that ends with it (python-anchors.md 3.2). Context variables travel along, so log lines keep their ids.
+its own that ends with it (unshare(2), setns(2)). Context variables travel along, so log lines keep their ids.
 """
 
 from __future__ import annotations

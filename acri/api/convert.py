@@ -166,7 +166,7 @@ def sandbox_status(sandbox: Sandbox) -> cri.PodSandboxStatus:
     """PodSandboxStatus: what the kubelet compares with the pod (`network`, namespaces) must be what was asked for.
 
     An address is reported only for a pod with a network of its own: an empty `network.ip` makes the kubelet make the
-    pod anew, an absent `network` does not (kubelet-cri.md 3.9).
+    pod anew, an absent `network` does not (PodSandboxChanged in pkg/kubelet/kuberuntime/util/util.go).
     """
     network = None
     if sandbox.ips:
@@ -252,7 +252,7 @@ def container_status(container: Container, image: Image | None) -> cri.Container
 
 
 def image_message(image: Image) -> cri.Image:
-    """Image for ImageStatus: `uid` or `username`, whichever the image's USER is (kubelet-cri.md 5.2)."""
+    """Image for ImageStatus: `uid` or `username`, whichever the image's USER is (cri-api, Image)."""
     user_id = image.config.user_id
     return new(
         cri.Image,

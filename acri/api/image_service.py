@@ -44,7 +44,7 @@ class ImageService:
         return cri.PullImageResponse(image_ref=image_id)
 
     async def image_status(self, request: cri.ImageStatusRequest, call: Call) -> cri.ImageStatusResponse:
-        """An image that is not here is no error: the answer has none (kubelet-cri.md 2.2)."""
+        """An image that is not here is no error: the answer has none (cri-api, ImageStatus)."""
         image = self._images.find(_image_spec(request.image).image)
         if image is None:
             return cri.ImageStatusResponse()

@@ -11,7 +11,7 @@ One file per attachment, `<cache_dir>/results/<network>-<sandbox id>-<ifname>`, 
         └────────── DEL done ──────┴───────────────────────────────┘
 
 The intent is written before the first plugin runs: a runtime that is killed in between finds what to undo, with the
-configuration that was used (user-needs.md A19). Writes replace the file in one step. They are not synced: after a
+configuration that was used (containerd#5768). Writes replace the file in one step. They are not synced: after a
 power cut the worst is a missing entry, and DEL then uses the current configuration.
 
 Blocking code: call it in a thread.

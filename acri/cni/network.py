@@ -8,7 +8,7 @@ An attachment (sandbox id, interface name) goes through these states; what is on
                         └─ a plugin fails, hangs, or the └─ a DEL fails: stays attached, the caller tries again
                            runtime dies: DEL for the whole chain ──▶ absent
 
-Rules (CNI spec 1.1.0, section 3, and what runtimes learnt since, user-needs.md A19–A25):
+Rules (CNI spec 1.1.0, section 3, and what runtimes learnt since: containerd#5768, #12931):
 
 * One thing at a time for one attachment, no lock across attachments (`turns`).
 * An operation outlives whoever waits for it. If the waiter leaves, ADD stops after the plugin at work and is undone;

@@ -9,7 +9,7 @@ Three forms exist (CNI spec, "Result Types" of each release):
 
 Between plugins a result travels as the JSON object that the last plugin printed, so that keys acri does not know are
 kept; it is rewritten only where its version is not the network's. What a plugin prints is foreign input: sizes, types,
-addresses and duplicate keys are checked (user-needs.md E47, E56).
+addresses and duplicate keys are checked.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Result:
 def order_ips(ips: tuple[str, ...], prefer: str) -> tuple[str, ...]:
     """`ips` with the primary one first: the first of the family `prefer` ("ipv4", "ipv6"), or as they came ("cni").
 
-    The others keep their order. Plugins do not agree on one (user-needs.md A25), and kubelets take the first of
+    The others keep their order. Plugins do not agree on one (kubernetes#95251), and kubelets take the first of
     CRI's addresses for the pod's IP.
     """
     family = {"ipv4": 4, "ipv6": 6}.get(prefer)

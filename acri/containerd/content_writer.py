@@ -18,7 +18,7 @@ from acri.wire import new
 __all__ = ["MESSAGE_BYTES", "ContentWriter"]
 
 MESSAGE_BYTES = 1 << 20
-"""Larger messages hold the event loop for longer and are no faster (python-anchors 2.1)."""
+"""Larger messages hold the event loop for longer and are no faster (measured)."""
 
 _UNDER_WAY = 4
 """Messages that may be unanswered: containerd writes one to disk while the next ones travel."""

@@ -128,7 +128,7 @@ def delegation_options(root: str = "/") -> tuple[str, ...]:
     """Those of nsdelegate and memory_recursiveprot that the host's cgroup2 mount has.
 
     They belong to the file system, not to a mount: a container that mounts it in the host's cgroup namespace has to
-    name them again, or the host loses them (easily-missed.md 24).
+    name them again, or the host loses them (the kernel's cgroup-v2.rst).
     """
     options = {option for entry in mountinfo.read(root) if entry.fs_type == "cgroup2" for option in entry.super_options}
     return tuple(sorted(options & {"nsdelegate", "memory_recursiveprot"}))

@@ -4,10 +4,10 @@
     request ──401 WWW-Authenticate──▶ Basic: user and password
                                       Bearer realm, service, scope: a token from the realm, then the request again
 
-Rules (containerd-cri.md 5.2 and 5.4, user-needs.md A45): credentials go to the registry that the reference names (or
-the `server` that hosts.toml names for it) and to its token realm, never to a mirror or a redirect's target; where
-`server_address` is given it must be that registry. A realm in another domain gets none. They are kept for one pull only
-and never logged: `repr` hides them.
+Rules (containerd's docker resolver; for realms go-containerregistry#2193): credentials go to the registry that the
+reference names (or the `server` that hosts.toml names for it) and to its token realm, never to a mirror or a redirect's
+target; where `server_address` is given it must be that registry. A realm in another domain gets none. They are kept for
+one pull only and never logged: `repr` hides them.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     record name ──▶ target digest ──▶ Content (what the blobs say; never changes) ──▶ image id
                                                          image id ──▶ Image with the tags and digests of all its records
 
-Records of several registries with the same configuration are one Image (kubelet-cri.md 5.1).
+Records of several registries with the same configuration are one Image, as a kubelet expects of one id.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image blobs in containerd's content store: small ones read whole and written with the labels that keep the others.
 
-Labels that containerd's garbage collector follows (containerd-cri.md 2.1):
+Labels that containerd's garbage collector follows (docs/garbage-collection.md there):
 
     index ──gc.ref.content.m.…──▶ manifest ─┬─gc.ref.content.config──▶ config ──gc.ref.snapshot.NAME──▶ top snapshot
                                             └─gc.ref.content.l.N─────▶ layers

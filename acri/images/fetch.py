@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Fetcher"]
 
 BLOCK_BYTES = 1 << 20
-"""Bytes of one message to containerd (python-anchors.md 2.1)."""
+"""Bytes of one message to containerd; see `containerd.content_writer`."""
 _TRIES = 4
 _DELAY_S = 0.25
 

@@ -9,7 +9,8 @@ is: abort what was being written, delete the lease, let containerd collect (sync
 killed is deleted at the next start (`recover`) and ends by itself after a day.
 
 The registry is always asked, with the caller's credentials, even if the image is here: a kubelet that verifies
-credentials relies on it (kubelet-cri.md 5.2). Blobs and snapshots that are here are not fetched again.
+credentials relies on it (KEP-2535, ensure secret pulled images). Blobs and snapshots that are here are not fetched
+again.
 """
 
 from __future__ import annotations

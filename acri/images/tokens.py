@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens: how a registry's challenge is answered (distribution's token specification, containerd-cri.md 5.4).
+"""Tokens: how a registry's challenge is answered (CNCF distribution, spec/auth: token.md and oauth.md).
 
     Bearer, no secret     GET realm?service=…&scope=…
     Bearer, a secret      POST realm, an OAuth2 form; where the realm does not take that, GET with Basic

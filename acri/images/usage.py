@@ -3,8 +3,8 @@
 
 The sum of all snapshots (layers and containers' own) and of all blobs. A committed snapshot never changes: it is asked
 about once. A writable one is measured by containerd walking it, so its figure is kept for `_ACTIVE_AGE_S`; the sum for
-`_AGE_S`. A kubelet decides by statfs of the mount point, not by these numbers (kubelet-cri.md 5.3), but dies without
-them and without an existing directory.
+`_AGE_S`. A kubelet decides by statfs of the mount point, not by these numbers (cri_stats_provider.go there), but dies
+without them and without an existing directory.
 """
 
 from __future__ import annotations

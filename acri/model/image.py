@@ -54,8 +54,9 @@ class ImageConfig:
 class Image:
     """An image that is here whole.
 
-    `id` is the config digest (`sha256:…`): the one string that PullImage answers, Image.id lists and containers name
-    (kubelet-cri.md 5.1). `size` is the bytes of its blobs in the content store, config and manifest included.
+    `id` is the config digest (`sha256:…`): the one string that PullImage answers, Image.id lists and containers name,
+    since a kubelet's image garbage collection compares them as text. `size` is the bytes of its blobs in the content
+    store, config and manifest included.
     """
 
     id: str

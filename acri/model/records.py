@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What containerd's labels and extensions hold of a sandbox or container: typed, versioned JSON.
 
-One containerd `Container` object is one sandbox or one container (DESIGN decision 4). Its labels say which, and carry
-CRI's labels for cAdvisor; its extension `io.acri.record` holds the record that this module reads and writes:
+One containerd `Container` object is one sandbox or one container, and acri has no database beside. Its labels say
+which, and carry CRI's labels for cAdvisor; its extension `io.acri.record` holds what this module reads and writes:
 
     {"version": 1, "sandbox": {…}}        type URL io.acri/Sandbox
     {"version": 1, "container": {…}}      type URL io.acri/Container

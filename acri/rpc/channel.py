@@ -10,7 +10,7 @@
 
 "Not sent" covers what the peer says that it did not run: RST_STREAM REFUSED_STREAM, and a GOAWAY whose last stream id
 is below the call's (RFC 9113 §6.8, §8.7). An UNAVAILABLE that the peer answered is OutcomeUnknown: containerd says so
-of a shim that died under a call, too. Behaviour of grpclib's own channel: reference/python-anchors.md, table 2.5.
+of a shim that died under a call, too.
 """
 
 from __future__ import annotations

@@ -6,12 +6,11 @@
     connected ──GOAWAY NO_ERROR──▶ going away ──last call ended──▶ closed
         └──────EOF, any other GOAWAY, protocol error, close()────────▲   every stream is told why, once
 
-What grpclib 0.4.9 does and what is done instead (numbers: reference/python-anchors.md, table 2.2):
- 2. An unknown frame type raised out of `data_received` and cost the connection; RFC 9113 §4.1 says ignore.
- 6. h2's first SETTINGS allowed 100 streams, 65,535-byte windows, 16 KiB frames; the real values now go in that first
-    frame, before `initiate_connection()`.
- 7. A message of any announced length was buffered; `Stream.recv_data` refuses beyond `max_message`.
-Not in the table, found while reading and testing:
+What grpclib 0.4.9 does and what is done instead:
+  · an unknown frame type raised out of `data_received` and cost the connection; RFC 9113 §4.1 says ignore;
+  · h2's first SETTINGS allowed 100 streams, 65,535-byte windows, 16 KiB frames; the real values now go in that first
+    frame, before `initiate_connection()`;
+  · a message of any announced length was buffered; `Stream.recv_data` refuses beyond `max_message`;
   · h2 fails on every frame after a GOAWAY, so a graceful end killed the calls that it meant to spare, and lost the
     answers that came in the same read; here a GOAWAY is only an event;
   · an empty DATA frame in the middle of a message ended the read;
@@ -80,7 +79,7 @@ class Limits:
 
 
 def h2_configuration(*, client: bool) -> H2Configuration:
-    """h2 without header validation: that costs a third of a call, and both sockets are root's own (2.2 row 13).
+    """h2 without header validation: that costs a third of a call, and both sockets are root's own.
 
     latin-1 decodes any byte: a broken header is then one request's fault, not the connection's.
     """
@@ -103,7 +102,7 @@ class PeerOf(protocol.Peer):
 
 
 class Stream(protocol.Stream):
-    """A stream with a bound on what one read may gather (row 7) and one reason for its end."""
+    """A stream with a bound on what one read may gather and one reason for its end."""
 
     connection: Connection
 

@@ -132,7 +132,7 @@ _CARDINALITIES = {
 
 
 class _Table(dict[str, const.Handler]):
-    """path → grpclib handler, with an answer for every path (2.2 row 1: grpclib's own lacks a content-type)."""
+    """path → grpclib handler, with an answer for every path (grpclib's own lacks a content-type)."""
 
     def get(self, path: str, default: Any = None) -> const.Handler:
         return super().get(path) or const.Handler(_unknown(path), Cardinality.UNARY_UNARY, bytes, bytes)
@@ -221,7 +221,7 @@ class Router:
 
 
 async def _receive(stream: _Stream, method: Method, call: Call) -> Any:
-    """The one request message. grpclib's own receiver answers UNKNOWN to each of these (2.2 row 4).
+    """The one request message. grpclib's own receiver answers UNKNOWN to each of these.
 
     Raises GRPCError: UNIMPLEMENTED when compressed, RESOURCE_EXHAUSTED when too long, INTERNAL otherwise.
     """

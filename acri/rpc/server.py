@@ -7,17 +7,17 @@
 Draining: no new connection, a GOAWAY on every old one, calls that run may end within the grace, the rest is answered
 UNAVAILABLE. A call that arrives while draining is reset with REFUSED_STREAM: its client knows that it was not run.
 
-Repairs, by row of table 2.2 in reference/python-anchors.md (2, 6 and 7 are in connection.py; 1, 4 and 5 in router.py):
- 3. A request that grpclib's task would die of before it answers (no pseudo header, bad base64) is reset at once.
- 8. close() left callers without an answer and the connection open: drain(), and transports are closed.
- 9. wait_closed() hung on asyncio ≥ 3.12.1 while a client stayed connected: transports go first.
-10. A client that leaves cancelled its handler twice, which breaks a clean-up that awaits: now once.
-12. Resets are budgeted per connection; 500 in a second close it (CVE-2023-44487).
-13. Header validation is off, so the server refuses any socket that is not AF_UNIX.
-14. A malformed grpc-timeout is INTERNAL, as from grpc-go; one that is over already is DEADLINE_EXCEEDED.
-15. unix.py binds: never steals a live socket, exact mode, removes the file only while it is ours.
-Found while reading: a request reset in the same read as its headers leaked its stream (its task never starts, so
-`finally: release_stream()` never runs), and a second RST_STREAM for it raised KeyError.
+What grpclib 0.4.9 does and what is done instead (more of it in connection.py and router.py):
+  · A request that grpclib's task would die of before it answers (no pseudo header, bad base64) is reset at once.
+  · close() left callers without an answer and the connection open: drain(), and transports are closed.
+  · wait_closed() hung on asyncio ≥ 3.12.1 while a client stayed connected: transports go first.
+  · A client that leaves cancelled its handler twice, which breaks a clean-up that awaits: now once.
+  · Resets are budgeted per connection; 500 in a second close it (CVE-2023-44487).
+  · Header validation is off, so the server refuses any socket that is not AF_UNIX.
+  · A malformed grpc-timeout is INTERNAL, as from grpc-go; one that is over already is DEADLINE_EXCEEDED.
+  · unix.py binds: never steals a live socket, exact mode, removes the file only while it is ours.
+  · A request reset in the same read as its headers leaked its stream (its task never starts, so
+    `finally: release_stream()` never runs), and a second RST_STREAM for it raised KeyError.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
                   └───────┴─ failure ──▶ exited (128, StartError, message), and the call fails
 
 A container whose start failed is EXITED and not CREATED: the kubelet's crash back-off looks at exits only
-(kubelet-cri.md 2.1). The log file exists when this returns; the kubelet links to it right after.
+(doBackOff in pkg/kubelet/kuberuntime/kuberuntime_manager.go). The log file exists when this returns; the kubelet links
+to it right after.
 """
 
 from __future__ import annotations

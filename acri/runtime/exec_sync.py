@@ -5,8 +5,8 @@
                         └─ timeout ─▶ SIGKILL ─▶ DEADLINE_EXCEEDED
 
 The kubelet's exec probes run on this: a timeout must be DEADLINE_EXCEEDED, any other error is "probe errored" and is
-thrown away (kubelet-cri.md 3.6). A child that keeps stdout open does not hold the answer: output is drained for a
-bounded time after the program itself has ended.
+thrown away (pkg/kubelet/prober/prober.go). A child that keeps stdout open does not hold the answer: output is drained
+for a bounded time after the program itself has ended.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 When a container exits, its shim closes both ends of its FIFOs; without another reader the kernel then drops what is in
 them. A running acri is that reader. While it is restarted, systemd's fd store is (or the parent process, under
-`acri up`): each read end is left there when it is opened and taken back when the log is complete (DESIGN decision 11).
+`acri up`): each read end is left there when it is opened and taken back when the log is complete.
 """
 
 from __future__ import annotations

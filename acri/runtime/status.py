@@ -2,7 +2,7 @@
 """Status: can pods be run now, and if not, why.
 
 The kubelet asks every 5 s and stops working while RuntimeReady is false; with NetworkReady false it runs pods on the
-host's network only. Both conditions are always there (kubelet-cri.md 1.3).
+host's network only. Both conditions are always there (cri-api, RuntimeCondition: required).
 """
 
 from __future__ import annotations

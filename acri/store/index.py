@@ -3,7 +3,7 @@
 
 The kubelet lists every sandbox and container once a second, and asks for a status at every change. So each entry keeps
 the wire bytes of its own list item, made when it changes; a list without a filter is the join of those bytes, kept
-until the next change (DESIGN decision 7).
+until the next change: nothing is encoded per poll.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """What a betterproto class says about its fields, as plain values.
 
 betterproto 2.0.0b7 keeps enough metadata on its classes to derive a codec without any .proto file
-(reference: python-anchors.md 1.4). The private name `_betterproto` is used here only; tests/unit/wire lists it.
+(`FieldMetadata`, `ProtoClassMetadata`). The private name `_betterproto` is used here only; tests/unit/wire lists it.
 """
 
 from __future__ import annotations
