@@ -119,6 +119,7 @@ class Daemon:
         peer = await unix.peer_pid(self.settings.containerd.address)
         node.facts = await node.threads.run(Kind.FILE, host_facts.gather, peer if peer > 0 else "self")
         await node.images.load()
+        await node.image_users.clear_leftovers()
         found = await recovery.recover(node)
         await node.fifo_keeper.release_unused()
         await gc.remove_orphans(node, found.ids)
@@ -175,6 +176,7 @@ class Daemon:
             node.log_kit.close()
             await _ended("networks", node.networks.close())
             await _ended("images", node.images.close())
+            await _ended("image users", node.image_users.close())
             await _ended("containerd", node.containerd.close())
             node.threads.close()
         for lock in self._locks:

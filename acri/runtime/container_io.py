@@ -15,7 +15,7 @@ from acri.model.container import Container
 from acri.runtime.node import Node
 from acri.runtime.paths import ContainerPaths
 
-__all__ = ["has_fifos", "make_fifos", "open_log"]
+__all__ = ["make_fifos", "open_log"]
 
 
 async def make_fifos(node: Node, container: Container) -> None:
@@ -64,11 +64,6 @@ def _make_log_directory(log_path: str) -> None:
         os.makedirs(os.path.dirname(log_path), 0o755, exist_ok=True)
     except OSError as error:
         raise open_error(error, log_path) from error
-
-
-def has_fifos(paths: ContainerPaths, container: Container) -> bool:
-    """Whether `make_fifos` got to its end. Blocks."""
-    return all(os.path.exists(paths.fifo(name)) for name in _fifo_names(container))
 
 
 def _fifo_names(container: Container) -> list[str]:

@@ -53,6 +53,10 @@ async def _start(node: Node, op: Operation, entry: Entry[Container]) -> None:
             await _start_task(node, op, entry, live)
         except BaseException as error:
             await _record_failure(node, op, entry.value, error)
+            if isinstance(
+                error, errors.NotFound
+            ):  # something of containerd's; to a kubelet it would say "no such container"
+                raise errors.UnknownError(error.message) from error
             raise
     container = entry.value
     log.info(

@@ -10,7 +10,7 @@ What a sandbox or container *is* stands in its record; what *runs* is what conta
     stopped        │                                   │ stopped
 
     container record │ task      │ becomes
-    created          │ none      │ created, if its snapshot and FIFOs are there; else removed: an acri died making it
+    created          │ none      │ created, if its snapshot is there; else removed: an acri died while making it
     created          │ created   │ exited 128: a start was cut off
     created, running │ running   │ running; its output is followed again
     running          │ stopped   │ exited, with the task's code and time
@@ -27,12 +27,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import structlog
 
 from acri import errors
 from acri.aio.tasks import settle
-from acri.aio.threads import Kind
 from acri.containerd.types import ContainerObject, TaskInfo, TaskStatus
 from acri.model import records
 from acri.model.container import Container, ContainerState, Exit
@@ -48,6 +48,8 @@ from acri.store import Entry
 __all__ = ["Recovered", "recover", "resync"]
 
 log = structlog.get_logger(__name__)
+
+V = TypeVar("V", Sandbox, Container)
 
 TAKE_BACK_WITHIN_S = 5.0
 
@@ -117,9 +119,9 @@ def _read(objects: Iterable[ContainerObject]) -> Recovered:
         data = extension.value if extension else b""
         try:
             if item.labels.get(records.KIND_LABEL) == records.SANDBOX:
-                found.sandboxes.append(records.read_sandbox(data))
+                found.sandboxes.append(_own(records.read_sandbox(data), item.id))
             else:
-                found.containers.append(records.read_container(data))
+                found.containers.append(_own(records.read_container(data), item.id))
         except errors.Internal as error:
             log.error("record cannot be read; its pod is left alone", object_id=item.id, error=error.message)
             found.foreign_sandboxes.add(item.labels.get(records.SANDBOX_LABEL, item.id))
@@ -127,6 +129,13 @@ def _read(objects: Iterable[ContainerObject]) -> Recovered:
     found.sandboxes.sort(key=lambda sandbox: sandbox.created_at_ns)
     found.containers.sort(key=lambda container: container.created_at_ns)
     return found
+
+
+def _own(record: V, object_id: str) -> V:
+    """Refuse a record that names another object: ids become paths."""
+    if record.id != object_id:
+        raise errors.Internal(f"the record is that of {record.id!r}")
+    return record
 
 
 async def _recover_sandbox(node: Node, sandbox: Sandbox) -> None:
@@ -180,7 +189,9 @@ async def _align(node: Node, entry: Entry[Container], task: TaskInfo | None) -> 
         await persist.save(node, replace(container, started_at_ns=0, exit=end))
         await release(node, container.id)
     elif container.state is ContainerState.CREATED and status is None:
-        if not await _is_whole(node, container):
+        if await _has_snapshot(node, container):
+            await container_io.make_fifos(node, container)  # a reboot took them
+        else:
             log.warning("taking back a container that was not finished", container_id=container.id)
             await container_remove.purge(node, container)
     else:
@@ -191,13 +202,13 @@ async def _align(node: Node, entry: Entry[Container], task: TaskInfo | None) -> 
             await reconcile(node, container.id)
 
 
-async def _is_whole(node: Node, container: Container) -> bool:
-    """Whether CreateContainer got to its end."""
+async def _has_snapshot(node: Node, container: Container) -> bool:
+    """Whether CreateContainer got as far as the root file system."""
     try:
         await node.containerd.snapshots.stat(container.snapshotter, container.id)
     except errors.NotFound:
         return False
-    return await node.threads.run(Kind.FILE, container_io.has_fifos, node.paths.container(container.id), container)
+    return True
 
 
 async def _remove_leftover(node: Node, container: Container) -> None:
