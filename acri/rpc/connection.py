@@ -164,7 +164,7 @@ class Connection(protocol.Connection):
     def write_goaway(self, error_code: int = 0) -> None:
         """Tell the peer that no stream beyond those seen will be served, and leave h2 able to send the answers.
 
-        `h2.close_connection()` would move h2 to CLOSED, which refuses every later frame (anchors 2.3).
+        `h2.close_connection()` would move h2 to CLOSED, which refuses every later frame.
         """
         if self.is_closing():
             return
