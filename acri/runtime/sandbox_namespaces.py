@@ -52,26 +52,31 @@ def _make(node: Node, sandbox: Sandbox) -> Holder | None:
 
 
 async def stop_holder(node: Node, sandbox: Sandbox) -> None:
-    """Kill the holder, and with it what is left in the pod's PID namespace."""
+    """Kill the holder, and with it what is left in the pod's PID namespace, and remove its cgroup."""
     holders.unwatch(node, sandbox.id)
+    await node.threads.run(Kind.TEARDOWN, _stop_holder, node, sandbox)
+
+
+def _stop_holder(node: Node, sandbox: Sandbox) -> None:
     if sandbox.holder is not None:
-        await node.threads.run(Kind.TEARDOWN, host_holder.stop, node.kernel, sandbox.holder)
+        host_holder.stop(node.kernel, sandbox.holder)
+    path = cgroups_path(sandbox.cgroup_parent, sandbox.id)
+    if cgroups.processes(node.facts.cgroups, path):
+        # A holder that no record names: acri died, or gave up the sandbox, between starting and recording it.
+        stray = host_holder.find(sandbox.id)
+        if stray is not None:
+            host_holder.stop(node.kernel, stray)
+    cgroups.remove(node.facts.cgroups, path)
 
 
 async def remove_namespaces(node: Node, sandbox: Sandbox) -> None:
-    """Remove the pins, and the cgroup that the holder was in; idempotent, also where half of it was never made."""
+    """Remove the pins, and a holder with its cgroup; idempotent, also where half of it was never made."""
     await node.threads.run(Kind.TEARDOWN, _remove, node, sandbox)
 
 
 def _remove(node: Node, sandbox: Sandbox) -> None:
     if sandbox.namespaces.pid:
-        path = cgroups_path(sandbox.cgroup_parent, sandbox.id)
-        if cgroups.processes(node.facts.cgroups, path):
-            # A holder that no record names: acri died, or gave up the sandbox, between starting and recording it.
-            stray = host_holder.find(sandbox.id)
-            if stray is not None:
-                host_holder.stop(node.kernel, stray)
-        cgroups.remove(node.facts.cgroups, path)
+        _stop_holder(node, sandbox)
     namespaces.remove(node.kernel, sandbox.namespaces)
 
 

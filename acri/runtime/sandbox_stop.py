@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """StopPodSandbox: end the pod's processes and give back its network.
 
-    ready ──▶ stopped, recorded ──▶ containers killed ──▶ holder ──▶ cni del ──▶ namespaces ──▶ shm ──▶ recorded
-                 ▲                                                                                 │
-                 └── called again: whatever is left of this is done, nothing twice ────────────────┘
+    ready ──▶ stopped, recorded ──▶ containers killed ──▶ cni del ∥ holder ∥ shm ──▶ namespaces ──▶ recorded
+                 ▲                                                                             │
+                 └── called again: whatever is left of this is done, nothing twice ────────────┘
 
 Stopped comes first, so that no container is made or started behind our back. Every call goes the whole way, also for a
 sandbox that is NOTREADY: a step that failed last time is tried again (the kubelet repeats StopPodSandbox).
@@ -59,13 +59,17 @@ async def _stop(node: Node, op: Operation, entry: Entry[Sandbox]) -> None:
 
 async def _tear_down(node: Node, op: Operation, sandbox: Sandbox) -> None:
     """Give back what a sandbox holds on this host besides its record and its files."""
-    if sandbox.holder is not None:
-        await op.step("holder", lambda: stop_holder(node, sandbox))
-    if sandbox.network_attached:
-        await op.step("cni del", lambda: detach(node, sandbox))
-    await op.step("namespaces", lambda: remove_namespaces(node, sandbox))
     paths = node.paths.sandbox(sandbox.id)
-    await op.step("shm", lambda: node.threads.run(Kind.TEARDOWN, sandbox_files.unmount_shm, node.kernel, paths))
+    side_by_side = [
+        op.step("shm", lambda: node.threads.run(Kind.TEARDOWN, sandbox_files.unmount_shm, node.kernel, paths)),
+    ]
+    if sandbox.holder is not None:
+        side_by_side.append(op.step("holder", lambda: stop_holder(node, sandbox)))
+    if sandbox.network_attached:
+        side_by_side.append(op.step("cni del", lambda: detach(node, sandbox)))
+    await settle(*side_by_side)
+    # Last: while it is pinned, CNI plugins can look into the network namespace.
+    await op.step("namespaces", lambda: remove_namespaces(node, sandbox))
 
 
 async def _end_containers(node: Node, sandbox_id: str) -> None:
