@@ -12,6 +12,7 @@ from acri.containerd.convert import descriptor_in, descriptor_out, mask
 from acri.containerd.deadlines import Deadlines
 from acri.containerd.types import ImageObject
 from acri.proto.acri import wkt
+from acri.proto.containerd import types as wire
 from acri.proto.containerd.services.images import v1
 from acri.wire import new
 from acri.wire.wellknown import timestamp_ns
@@ -74,4 +75,6 @@ def _in(image: v1.Image | None) -> ImageObject:
 
 
 def _out(value: ImageObject) -> v1.Image:
-    return new(v1.Image, name=value.name, labels=dict(value.labels), target=descriptor_out(value.target))
+    # Never without a target: containerd 1.7 looks into it unasked and ends with a panic.
+    target = descriptor_out(value.target) or new(wire.Descriptor)
+    return new(v1.Image, name=value.name, labels=dict(value.labels), target=target)

@@ -114,7 +114,7 @@ def test_the_same_sense_as_containerds_table() -> None:
     since = {"io_uring_enter", "io_uring_register", "io_uring_setup", "socket"}
     assert theirs - outright(default(())) <= since
     newer = outright(default((), "none", (4, 0))) - theirs
-    assert newer == {
+    assert newer <= {  # a later containerd has some of them itself
         *("cachestat", "fchmodat2", "futex_requeue", "futex_wait", "futex_wake", "map_shadow_stack"),  # 2.0
         "name_to_handle_at",  # 2.0
         *("getxattrat", "setxattrat", "listxattrat", "removexattrat", "mseal", "uretprobe"),  # Linux 6.10 to 6.13

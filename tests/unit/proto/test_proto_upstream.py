@@ -137,6 +137,10 @@ def describe_upstream(path: Path, root: Path) -> pb.FileDescriptorProto:
     return found
 
 
+EARLIER = {Fact("runtime.v1.KeyValue#2", ("value", 9, 1, "", "", False))}
+"""What earlier releases say: until cri-api 0.36 an environment value was a string, the same bytes on the wire."""
+
+
 @pytest.fixture(scope="module")
 def ours() -> dict[str, pb.FileDescriptorProto]:
     return {f.name: f for f in GENERATE.describe(GENERATE.sources(), PROTOS).file}
@@ -154,7 +158,7 @@ def test_ours_says_what_upstream_says(name: str, ours: dict[str, pb.FileDescript
         f"{path}: {fact.name}: upstream {fact.value}, ours {mine.get(fact.name, 'nothing')}"
         for path, root in upstream
         for fact in facts(describe_upstream(path, root))
-        if mine.get(fact.name) != fact.value and not left_out(fact.name)
+        if mine.get(fact.name) != fact.value and not left_out(fact.name) and fact not in EARLIER
     ]
     assert wrong == []
 
