@@ -69,7 +69,8 @@ async def test_containerd_is_restarted(
         assert await cri.container_status(running) == before
         assert set(processes[:2]) <= set(on_top.processes())  # the holder and who writes lines
         status = await cri.exited(short)  # ended while nobody could tell of it
-        assert (status.exit_code, status.reason) == (6, "Error")
+        # containerd from 1.7 on deletes such a task, and its exit code, before anybody can ask.
+        assert (status.exit_code, status.reason) in ((6, "Error"), (255, "Error"))
         assert (await cri.exec(running, "echo", "on")).stdout == b"on\n"
         other = await pods.run()
         assert await other.output("echo", "new") == "new\n"
